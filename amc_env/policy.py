@@ -1,0 +1,72 @@
+"""A pruning policy: the fraction of each decision's channels that is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PruningPolicy(Mapping[str, float]):
+    """Decision name -> ratio removed, each in [0, 1); the order is the order of the decisions.
+
+    Raises:
+        ValueError: a ratio lies outside [0, 1).
+    """
+
+    ratios: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for name, ratio in self.ratios.items():
+            if not 0.0 <= ratio < 1.0:
+                raise ValueError(f"ratio of {name!r}: expected a fraction removed in [0, 1), got {ratio}")
+        object.__setattr__(self, "ratios", {name: float(ratio) for name, ratio in self.ratios.items()})
+
+    def __getitem__(self, name: str) -> float:
+        return self.ratios[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ratios)
+
+    def __len__(self) -> int:
+        return len(self.ratios)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON: {"version": 1, "ratios": {name: ratio}}."""
+        write_atomically(path, json.dumps({"version": 1, "ratios": dict(self.ratios)}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> PruningPolicy:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is not a policy of version 1.
+        """
+        try:
+            content = json.loads(path.read_text())
+            version, ratios = content["version"], dict(content["ratios"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: expected a pruning policy written by PruningPolicy.save ({error!r})") from error
+        if version != 1:
+            raise ValueError(f"{path}: expected a pruning policy of version 1, got version {version!r}")
+        return cls(ratios)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,285 @@
+"""The pruning problem: decisions, costs, budgets and the score of a policy. Agents and the environment see only this."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amc_env.budget import Budget, InfeasibleBudgetError, parse_limit
+from amc_env.policy import PruningPolicy
+from hw.cost import COST_MODELS, CostModel, IntArray
+from hw.layers import LayerShape
+
+FloatArray = NDArray[np.float64]
+Widths = tuple[int, ...]
+RewardForm = Literal["error", "error_macs", "error_weights"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One ratio to choose: a set of interchangeable channels ("units") of which some are removed.
+
+    Attributes:
+        name: the layer that first produces the channels.
+        size: units in the dense network.
+        choices: the counts of units that may be kept, ascending; the last is `size`.
+        layer: shape of the layer that first produces the channels (the embedding describes it).
+    """
+
+    name: str
+    size: int
+    choices: tuple[int, ...]
+    layer: LayerShape
+
+    def __post_init__(self) -> None:
+        ascending = list(self.choices) == sorted(set(self.choices))
+        if not self.choices or not ascending or self.choices[0] < 1 or self.choices[-1] != self.size:
+            raise ValueError(
+                f"decision {self.name!r}: choices must ascend from at least 1 to its size {self.size}, got {self.choices}"
+            )
+
+    @cached_property
+    def _midpoints(self) -> FloatArray:
+        steps = np.array(self.choices, dtype=np.float64)
+        return (steps[1:] + steps[:-1]) / 2
+
+    def kept(self, ratio: float) -> int:
+        """Units kept at a ratio removed in [0, 1): the choice nearest to size * (1 - ratio), the larger on a tie."""
+        return self.choices[int(np.searchsorted(self._midpoints, self.size * (1.0 - ratio), side="right"))]
+
+    def ratio(self, kept: int) -> float:
+        """The ratio removed when `kept` units stay."""
+        return 1.0 - kept / self.size
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """How the layers' channels follow from the widths: kept = fixed + per_unit @ widths, for inputs and outputs.
+
+    Attributes:
+        fixed_in, fixed_out: int64 (layers,): channels that no decision touches.
+        in_per_unit, out_per_unit: int64 (layers, decisions): channels of the layer in one unit of the decision.
+    """
+
+    fixed_in: IntArray
+    in_per_unit: IntArray
+    fixed_out: IntArray
+    out_per_unit: IntArray
+
+    def channels(self, widths: Sequence[int] | IntArray) -> tuple[IntArray, IntArray]:
+        """Input and output channels of each layer, int64 (layers,) each."""
+        kept = np.asarray(widths, dtype=np.int64)
+        return self.fixed_in + self.in_per_unit @ kept, self.fixed_out + self.out_per_unit @ kept
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One scored policy: the currency in which agents are compared.
+
+    Attributes:
+        widths: units kept by each decision, after rounding.
+        ratios: the ratios that these widths mean, in [0, 1).
+        costs: cost name -> cost of the rounded network.
+        violation: 0 if all budgets hold, else the largest excess as a fraction of its limit.
+        accuracy: on the search split, in [0, 1]; None if a budget is violated (it is then not scored).
+        reward: the problem's reward; -inf if a budget is violated.
+    """
+
+    widths: Widths
+    ratios: tuple[float, ...]
+    costs: Mapping[str, float]
+    violation: float
+    accuracy: float | None
+    reward: float
+
+    @property
+    def feasible(self) -> bool:
+        return self.violation == 0.0
+
+
+class PruningProblem(ABC):
+    """Decisions in forward order, cost models, budgets and a reward. Immutable; a deep copy is the problem itself.
+
+    Rewards, with error = 1 - accuracy on the search split ([AMC] section 3.2):
+        "error": -error, the resource-constrained form.
+        "error_macs": -error * ln(MACs), "error_weights": -error * ln(number of weights): the forms that also
+        reward a smaller network, for problems without a budget.
+
+    Args:
+        decisions: what is decided, in forward order.
+        layers: shapes of all layers of the dense network, in forward order.
+        channels: how the layers' channels follow from the widths.
+        budget: cost name -> limit, a number in the cost's unit or "50%" of the dense cost. Several may hold at once.
+        reward: the form of the reward.
+        cost_models: the costs that are counted; "macs" and "size" unless told.
+
+    Raises:
+        InfeasibleBudgetError: no policy meets a budget.
+        ValueError: a budget names an unknown cost or has an unusable limit.
+    """
+
+    def __init__(
+        self,
+        decisions: Sequence[Decision],
+        layers: Sequence[LayerShape],
+        channels: ChannelMap,
+        *,
+        budget: Mapping[str, float | str],
+        reward: RewardForm = "error",
+        cost_models: Sequence[CostModel] | None = None,
+    ) -> None:
+        if not decisions:
+            raise ValueError("a pruning problem needs at least one decision: no channels of the network can be removed")
+        if reward not in ("error", "error_macs", "error_weights"):
+            raise ValueError(f"reward: expected 'error', 'error_macs' or 'error_weights', got {reward!r}")
+        self.decisions = tuple(decisions)
+        self.layers = tuple(layers)
+        self.channels = channels
+        self.reward_form: RewardForm = reward
+        self.cost_models = {model.name: model for model in cost_models or [make() for make in COST_MODELS.values()]}
+        self._cost_functions = {name: model.bind(self.layers) for name, model in self.cost_models.items()}
+        self.dense_widths: Widths = tuple(decision.size for decision in self.decisions)
+        self.smallest_widths: Widths = tuple(decision.choices[0] for decision in self.decisions)
+        self.dense_costs = self.costs(self.dense_widths)
+        self.budgets = self._parse_budgets(budget)
+        #: widths -> accuracy: what was scored already. A trial that resumes fills it from its journal.
+        self.memo: MutableMapping[Widths, float] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
+        return self
+
+    @abstractmethod
+    def score(self, widths: Widths) -> float:
+        """Accuracy in [0, 1] of the network of these widths on the search split; deterministic."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(decision.name for decision in self.decisions)
+
+    def widths(self, ratios: ArrayLike) -> Widths:
+        """Units kept by each decision at these ratios removed (decisions,), rounded to the allowed counts.
+
+        Raises:
+            ValueError: not one ratio in [0, 1) for each decision.
+        """
+        values = np.asarray(ratios, dtype=np.float64)
+        if values.shape != (len(self.decisions),):
+            raise ValueError(f"ratios: expected one for each of {len(self.decisions)} decisions, got shape {values.shape}")
+        if not ((values >= 0.0) & (values < 1.0)).all():
+            raise ValueError(f"ratios: expected fractions removed in [0, 1), got {values.tolist()}")
+        return tuple(decision.kept(ratio) for decision, ratio in zip(self.decisions, values, strict=True))
+
+    def ratios(self, widths: Sequence[int]) -> FloatArray:
+        """The ratios that these widths mean, float64 (decisions,)."""
+        return 1.0 - np.asarray(widths, dtype=np.float64) / np.asarray(self.dense_widths, dtype=np.float64)
+
+    def policy(self, ratios: ArrayLike) -> PruningPolicy:
+        """The policy that names each decision's ratio."""
+        return PruningPolicy(dict(zip(self.names, np.asarray(ratios, dtype=np.float64).tolist(), strict=True)))
+
+    def cost(self, name: str, widths: Sequence[int] | IntArray) -> float:
+        """One cost of the network of these widths, in the unit of its model."""
+        return self._cost_functions[name](*self.channels.channels(widths))
+
+    def costs(self, widths: Sequence[int] | IntArray) -> dict[str, float]:
+        """All costs of the network of these widths."""
+        channels = self.channels.channels(widths)
+        return {name: function(*channels) for name, function in self._cost_functions.items()}
+
+    def violation(self, costs: Mapping[str, float]) -> float:
+        """0 if all budgets hold, else the largest excess as a fraction of its limit."""
+        return max((budget.violation(costs[budget.cost]) for budget in self.budgets), default=0.0)
+
+    def feasible(self, widths: Sequence[int] | IntArray) -> bool:
+        """Whether all budgets hold at these widths."""
+        channels = self.channels.channels(widths)
+        return all(self._cost_functions[budget.cost](*channels) <= budget.limit for budget in self.budgets)
+
+    def evaluate(self, ratios: ArrayLike) -> Evaluation:
+        """Round, count the costs and, if all budgets hold, score on the search split. The same widths score once."""
+        return self.evaluate_widths(self.widths(ratios))
+
+    def evaluate_widths(self, widths: Widths) -> Evaluation:
+        """As `evaluate`, for units kept."""
+        costs = self.costs(widths)
+        violation = self.violation(costs)
+        accuracy = None
+        if violation == 0.0:
+            if widths not in self.memo:
+                self.memo[widths] = self.score(widths)
+            accuracy = self.memo[widths]
+        reward = -math.inf if accuracy is None else self._reward(accuracy, costs)
+        return Evaluation(widths, tuple(self.ratios(widths).tolist()), costs, violation, accuracy, reward)
+
+    def fit_to_budget(self, ratios: ArrayLike) -> FloatArray:
+        """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.
+
+        The plan moves on the line from "nothing removed" (0) over itself (1) to "all that may be removed" (2).
+        The result is feasible, and of the decisions that the next smaller scalar would widen, none can be
+        widened by itself within the budget: the slack is less than one rounding step.
+
+        Args:
+            ratios: fractions removed in [0, 1), shape (decisions,).
+
+        Returns:
+            The ratios of the rounded widths, float64 (decisions,). Without a budget, those of the plan itself.
+        """
+        plan = np.asarray(ratios, dtype=np.float64)
+        widths = self.widths(plan)
+        if not self.budgets:
+            return self.ratios(widths)
+        most = self.ratios(self.smallest_widths)
+
+        def scaled(scalar: float) -> FloatArray:
+            if scalar <= 1.0:
+                return plan * scalar
+            return plan + (scalar - 1.0) * np.maximum(most - plan, 0.0)
+
+        if self.feasible(self.widths(scaled(0.0))):
+            return self.ratios(self.widths(scaled(0.0)))
+        over, within = 0.0, 2.0
+        while within - over > 1e-9:
+            middle = (over + within) / 2
+            if self.feasible(self.widths(scaled(middle))):
+                within = middle
+            else:
+                over = middle
+        return self.ratios(self._widen(self.widths(scaled(within)), self.widths(scaled(over))))
+
+    def _widen(self, within: Widths, over: Widths) -> Widths:
+        """Of the decisions that `over` keeps wider, widen each in turn as long as the budgets hold."""
+        widths = list(within)
+        for index, (low, high) in enumerate(zip(within, over, strict=True)):
+            if high > low:
+                widths[index] = high
+                if not self.feasible(widths):
+                    widths[index] = low
+        return tuple(widths)
+
+    def _reward(self, accuracy: float, costs: Mapping[str, float]) -> float:
+        error = 1.0 - accuracy
+        if self.reward_form == "error_macs":
+            return -error * math.log(costs["macs"])
+        if self.reward_form == "error_weights":
+            return -error * math.log(costs["size"] / 4)
+        return -error
+
+    def _parse_budgets(self, budget: Mapping[str, float | str]) -> tuple[Budget, ...]:
+        budgets = []
+        smallest = self.costs(self.smallest_widths)
+        for name, value in budget.items():
+            if name not in self.cost_models:
+                raise ValueError(f"budget: unknown cost {name!r}; known: {', '.join(sorted(self.cost_models))}")
+            limit = parse_limit(name, value, self.dense_costs[name])
+            if smallest[name] > limit:
+                unit = self.cost_models[name].unit
+                raise InfeasibleBudgetError(name, limit, smallest[name], self.dense_costs[name], unit)
+            budgets.append(Budget(name, limit))
+        return tuple(budgets)

@@ -1,0 +1,69 @@
+"""The images a problem works on: three disjoint splits and what is done to an image before the network sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels.
+
+    Attributes:
+        images: (n, channels, height, width), uint8 in 0..255 or float32.
+        labels: int64 (n,), class indices.
+        source: where the images come from, e.g. "test[0:5000]" or "train, 500 drawn with seed 0".
+    """
+
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    labels: NDArray[np.int64]
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.images) != len(self.labels) or len(self.images) == 0:
+            raise ValueError(
+                f"split {self.source!r}: expected images (n, channels, height, width) and n labels with n >= 1, "
+                f"got images {self.images.shape} and labels {self.labels.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Images to network input: divide by `scale`, subtract `mean`, divide by `std` (per channel).
+
+    `rotate_180` turns the image, for weights converted from TensorFlow, whose stride-2 layers pad right and below.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float = 255.0
+    rotate_180: bool = False
+
+    def __call__(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> torch.Tensor:
+        """Float32 tensor (n, channels, height, width) of a batch of images."""
+        batch = torch.from_numpy(np.array(images, dtype=np.float32))
+        mean = torch.tensor(self.mean).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.std).reshape(1, -1, 1, 1)
+        batch = (batch / self.scale - mean) / std
+        return batch.flip(-1, -2) if self.rotate_180 else batch
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Calibration images (statistics only), the search split (agents see its score), the test split (only the report).
+
+    `digest` is a SHA-256 of images, labels and preprocessing, recorded with every result.
+    """
+
+    calibration: Split
+    search: Split
+    test: Split
+    preprocessing: Preprocessing
+    digest: str

@@ -1,0 +1,76 @@
+"""A pruning problem with a closed-form accuracy and a known best policy, for tests and for research."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Widths
+from hw.layers import LayerShape
+
+
+class ToyProblem(PruningProblem):
+    """Independent 1x1 layers; accuracy = 1 - sum_i s_i * r_i^2 with sensitivities s_i that sum to 0.9.
+
+    Layer i costs `c_i * kept_i` MACs, so the problem is a knapsack and `best_widths` is exact (dynamic programming).
+
+    Args:
+        decisions: number of layers, at least 1.
+        channels: output channels of each layer.
+        budget: as of `PruningProblem`; half the MACs unless told.
+        seed: draws the sensitivities and the costs per channel.
+    """
+
+    def __init__(
+        self,
+        decisions: int = 6,
+        *,
+        channels: int = 16,
+        budget: Mapping[str, float | str] | None = None,
+        reward: RewardForm = "error",
+        seed: int = 0,
+    ) -> None:
+        if decisions < 1 or channels < 2:
+            raise ValueError(f"expected at least 1 decision of at least 2 channels, got {decisions} of {channels}")
+        rng = np.random.default_rng(seed)
+        self.channel_costs = rng.integers(1, 6, size=decisions)
+        weights = rng.exponential(size=decisions)
+        self.sensitivities = 0.9 * weights / weights.sum()
+        layers = [LayerShape(f"layer{i}", "conv", int(cost), channels) for i, cost in enumerate(self.channel_costs)]
+        super().__init__(
+            [Decision(layer.name, channels, tuple(range(1, channels + 1)), layer) for layer in layers],
+            layers,
+            ChannelMap(
+                fixed_in=np.array([layer.in_channels for layer in layers]),
+                in_per_unit=np.zeros((decisions, decisions), dtype=np.int64),
+                fixed_out=np.zeros(decisions, dtype=np.int64),
+                out_per_unit=np.eye(decisions, dtype=np.int64),
+            ),
+            budget={"macs": "50%"} if budget is None else budget,
+            reward=reward,
+        )
+
+    def score(self, widths: Widths) -> float:
+        return float(1.0 - (self.sensitivities * self.ratios(widths) ** 2).sum())
+
+    def best_widths(self) -> Widths:
+        """The feasible widths of highest accuracy under a MAC budget alone.
+
+        Raises:
+            ValueError: the problem has another budget than one on "macs".
+        """
+        if [budget.cost for budget in self.budgets] != ["macs"]:
+            raise ValueError(f"best_widths: expected one budget, on 'macs', got {[b.cost for b in self.budgets]}")
+        limit = int(self.budgets[0].limit)
+        best: dict[int, tuple[float, Widths]] = {0: (0.0, ())}
+        for index, decision in enumerate(self.decisions):
+            extended: dict[int, tuple[float, Widths]] = {}
+            for spent, (loss, widths) in best.items():
+                for kept in decision.choices:
+                    total = spent + kept * int(self.channel_costs[index])
+                    entry = (loss + self.sensitivities[index] * decision.ratio(kept) ** 2, (*widths, kept))
+                    if total <= limit and (total not in extended or entry < extended[total]):
+                        extended[total] = entry
+            best = extended
+        return min(best.values())[1]

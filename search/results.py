@@ -1,0 +1,119 @@
+"""What a job leaves behind, as files: the journal of a trial, its result, and the results of the whole job."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+TrialStatus = Literal["finished", "failed", "interrupted"]
+JobStatus = Literal["finished", "failed", "interrupted"]
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are refused, infinities and NaN never written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EvaluationRecord(Record):
+    """One line of a trial's journal: one evaluation. `reward` and `accuracy` are null if a budget is violated."""
+
+    index: int
+    widths: tuple[int, ...]
+    costs: dict[str, float]
+    violation: float
+    accuracy: float | None
+    reward: float | None
+    repeated: bool
+    seconds: float
+
+
+class HistoryPoint(Record):
+    """An evaluation as the report plots it."""
+
+    reward: float | None
+    accuracy: float | None
+    costs: dict[str, float]
+    best_reward: float | None
+
+
+class PolicyRecord(Record):
+    """A policy with all that is known of it. Accuracies are fractions; `test_accuracy` is for winners only."""
+
+    ratios: dict[str, float]
+    widths: tuple[int, ...]
+    costs: dict[str, float]
+    reward: float
+    search_accuracy: float
+    test_accuracy: float
+
+
+class TrialRecord(Record):
+    """One agent with one seed. `distinct` counts evaluations of widths the trial had not met before."""
+
+    agent: str
+    kind: str
+    seed: int
+    status: TrialStatus
+    error: str | None
+    evaluations: int
+    distinct: int
+    seconds: float
+    best: PolicyRecord | None
+    history: tuple[HistoryPoint, ...]
+
+
+class DecisionRecord(Record):
+    """A decision as tables name it: `channels` units, first produced by a layer of this kernel and stride."""
+
+    name: str
+    channels: int
+    op: str
+    kernel: int
+    stride: int
+    macs: int
+
+
+class BudgetRecord(Record):
+    """A budget in its unit and as a fraction of the dense cost."""
+
+    cost: str
+    limit: float
+    fraction: float
+    unit: str
+
+
+class SplitRecord(Record):
+    """How many images a split has and where they come from."""
+
+    images: int
+    source: str
+
+
+class DenseRecord(Record):
+    """The network before pruning."""
+
+    costs: dict[str, float]
+    search_accuracy: float
+    test_accuracy: float
+
+
+class Results(Record):
+    """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions."""
+
+    version: Literal[1] = 1
+    name: str
+    status: JobStatus
+    spec: dict[str, Any]
+    spec_id: str
+    created: str
+    seconds: float
+    dense: DenseRecord
+    budgets: tuple[BudgetRecord, ...]
+    decisions: tuple[DecisionRecord, ...]
+    splits: dict[str, SplitRecord]
+    data_digest: str
+    weights_digest: str
+    trials: tuple[TrialRecord, ...]
+    versions: dict[str, str]
