@@ -1,0 +1,78 @@
+"""The channel graph: which channels of which tensors must be removed together, and what every layer's shape is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.layers import LayerShape
+
+IntArray = NDArray[np.int64]
+
+#: for each group, the indices of the units it keeps: what is left of a network
+KeptUnits = Sequence[IntArray]
+
+#: for each index along a dimension, the unit it belongs to, counted over all groups; FIXED for one that always stays
+UnitLabels = IntArray
+FIXED = -1
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Interchangeable units of channels that may be removed, one by one.
+
+    Attributes:
+        name: the layer that first produces the channels.
+        first_unit: number of units in the groups before.
+        size: number of units.
+        channels_per_unit: channels of that layer in one unit (more than 1 for a grouped convolution).
+        layer: index of that layer among the layers of the graph.
+    """
+
+    name: str
+    first_unit: int
+    size: int
+    channels_per_unit: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class TensorSlice:
+    """One dimension of a parameter or buffer. `consumes`: it multiplies the channels, so zeroing it masks them."""
+
+    tensor: str
+    dim: int
+    units: UnitLabels
+    consumes: bool
+
+
+@dataclass(frozen=True)
+class PaddingSlice:
+    """A module that adds zero channels before and after (its attribute `channel_padding`)."""
+
+    module: str
+    before: UnitLabels
+    after: UnitLabels
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """All that surgery, costs and decisions need to know of a network; groups and layers are in forward order."""
+
+    layers: tuple[LayerShape, ...]
+    inputs: tuple[UnitLabels, ...]
+    outputs: tuple[UnitLabels, ...]
+    groups: tuple[ChannelGroup, ...]
+    slices: tuple[TensorSlice, ...]
+    paddings: tuple[PaddingSlice, ...]
+
+    def keep_mask(self, kept: KeptUnits) -> NDArray[np.bool_]:
+        """For each unit whether it stays; indexed with unit labels (the last entry answers for FIXED)."""
+        mask = np.zeros(sum(group.size for group in self.groups) + 1, dtype=bool)
+        mask[FIXED] = True
+        for group, units in zip(self.groups, kept, strict=True):
+            mask[group.first_unit + np.asarray(units, dtype=np.int64)] = True
+        return mask
