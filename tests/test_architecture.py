@@ -1,0 +1,78 @@
+"""What keeps the packages apart: imports in a fresh process, documented modules, typed packages, pinned versions."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("hw", "amc_env", "agents", "search")
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh process has loaded after the statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HELP = """
+import sys
+from search.cli import main
+sys.argv = ["amc", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        pytest.param("import hw", {"torch", "torchvision", "gymnasium", "stable_baselines3", "ray"}, id="hw"),
+        pytest.param("import amc_env", {"torchvision", "stable_baselines3", "ray"}, id="amc_env"),
+        pytest.param("import agents", {"torchvision", "ray"}, id="agents"),
+        pytest.param(HELP, {"torch", "torchvision", "gymnasium", "stable_baselines3", "ray", "onnx"}, id="amc --help"),
+    ],
+)
+def test_only_what_is_needed_is_loaded(statement: str, unwanted: set[str]) -> None:
+    assert loaded_by(statement) & unwanted == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_begins_with_its_docstring(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_no_module_of_the_standard_library_is_shadowed() -> None:
+    assert set(PACKAGES).isdisjoint(sys.stdlib_module_names)
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name at the start of a requirement."""
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert name, requirement
+    return re.sub(r"[-_.]+", "-", name.group()).lower()
+
+
+def test_the_constraints_pin_every_dependency_once() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^\s+]*", line)] == []
+    pinned = [distribution(line) for line in pins]
+    assert len(pinned) == len(set(pinned))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert {distribution(requirement) for requirement in needed} - set(pinned) == set()
