@@ -1,0 +1,321 @@
+"""Data sets as three disjoint splits of images in memory.
+
+How images are drawn, for every kind:
+
+* Calibration images come from the training images where a data set has any. Search and test splits come from its
+  test images: a trained network knows its training images by heart, so they say little about its accuracy.
+* The images are put in the order of one permutation of `numpy.random.default_rng(seed)`. The search split is its
+  beginning and the test split its end, so a larger search split leaves the test split as it was. Calibration images
+  are the beginning of the permuted training images; without training images they follow the search split.
+* What was drawn from how many stands in `Split.source`. Too few images are an error, never a smaller split.
+
+| kind | path | images | preprocessing unless told |
+| --- | --- | --- | --- |
+| digits | - (in scikit-learn) | 1x8x8 | scale 16 |
+| npz | the file, see `_npz` | any | scale 255 |
+| cifar10, cifar100 | folder, torchvision's layout | 3x32x32 | scale 255, mean and std of ImageNet |
+| mnist, fashion_mnist | folder, torchvision's layout | 1x28x28 | scale 255, mean and std of the training images |
+| image_folder | folder, see `list_images` | 3 x crop x crop | scale 255, mean and std of ImageNet |
+
+The mean and std of ImageNet are those of torchvision's pretrained networks and of the best known CIFAR-10 ResNets of
+20 to 110 layers. Weights that were trained otherwise need their own, given as `preprocessing`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.image_folder import decode, list_images
+from amc_env.splits import DataSplits, Preprocessing, Split
+
+Images = NDArray[np.uint8] | NDArray[np.float32]
+Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
+
+DIGITS_TRAINING_IMAGES = 897
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """How many images each split has, at least 1, and the seed of the draw."""
+
+    calibration: int
+    search: int
+    test: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("calibration", "search", "test"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1 image, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected a number >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Images to draw from; `read(indices)` gives them as (n, channels, height, width)."""
+
+    name: str
+    labels: Labels
+    read: Callable[[Indices], Images]
+
+    def split(self, indices: Indices, seed: int) -> Split:
+        images = self.read(indices)
+        source = f"{self.name}, {len(indices)} of {len(self.labels)} drawn with seed {seed}"
+        return Split(images, self.labels[indices], source)
+
+
+@dataclass(frozen=True)
+class _Pools:
+    training: _Pool | None
+    test: _Pool
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `load_splits` that say where the images are."""
+
+    kind: str
+    path: Path | None
+    labels: Path | None
+    resize: int | None
+    crop: int | None
+    download: bool
+
+    @property
+    def folder(self) -> Path:
+        if self.path is None:
+            raise ValueError(f"{self.kind}: expected a path, got none")
+        return self.path
+
+    def given(self) -> set[str]:
+        return {name for name in _OPTIONS if getattr(self, name) not in (None, False)}
+
+
+_OPTIONS = ("path", "labels", "resize", "crop", "download")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    read: Callable[[_Request], _Pools]
+    options: frozenset[str]
+    preprocessing: Preprocessing
+
+
+def load_splits(
+    kind: str,
+    sizes: SplitSizes,
+    preprocessing: Preprocessing | None = None,
+    path: Path | None = None,
+    labels: Path | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    download: bool = False,
+) -> DataSplits:
+    """Read a data set and draw its three splits as the module's docstring says.
+
+    Args:
+        kind: one of `KINDS`.
+        sizes: images of each split, and the seed of the draw.
+        preprocessing: as the network's weights need it; by default that of the kind.
+        path: file of `npz`, folder of the other kinds but `digits`.
+        labels: `image_folder` only: CSV with the columns file and class_index.
+        resize: `image_folder` only: pixels of the short side after resizing (bilinear, antialiased).
+        crop: `image_folder` only: pixels of each side of the centre crop.
+        download: torchvision's data sets only: fetch what is not under `path`.
+
+    Raises:
+        ValueError: unknown kind, an option that the kind has not, too few images, malformed data.
+        FileNotFoundError: there is no data at `path`.
+    """
+    if kind not in KINDS:
+        close = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"data: unknown kind {kind!r}; known: {', '.join(KINDS)}{hint}")
+    request = _Request(kind, path, labels, resize, crop, download)
+    surplus = request.given() - KINDS[kind].options
+    if surplus:
+        takes = ", ".join(sorted(KINDS[kind].options)) or "no options"
+        raise ValueError(f"{kind}: takes {takes}, got {', '.join(sorted(surplus))}; leave out what it does not take")
+    return _draw(KINDS[kind].read(request), sizes, preprocessing or KINDS[kind].preprocessing)
+
+
+def digits_arrays() -> tuple[Images, Labels, Images, Labels]:
+    """Scikit-learn's digits: training images and labels, test images and labels, the same 897 and 900 always.
+
+    Images are uint8 (n, 1, 8, 8) in 0..16.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    images = digits.images.astype(np.uint8)[order, None]
+    labels = digits.target.astype(np.int64)[order]
+    cut = DIGITS_TRAINING_IMAGES
+    return images[:cut], labels[:cut], images[cut:], labels[cut:]
+
+
+def _draw(pools: _Pools, sizes: SplitSizes, preprocessing: Preprocessing) -> DataSplits:
+    available = len(pools.test.labels)
+    wanted = {"search": sizes.search, "test": sizes.test}
+    if pools.training is None:
+        wanted = {"calibration": sizes.calibration, **wanted}
+    elif sizes.calibration > len(pools.training.labels):
+        raise ValueError(
+            f"calibration: {sizes.calibration} images asked for, but {pools.training.name} has "
+            f"{len(pools.training.labels)}; ask for fewer"
+        )
+    if sum(wanted.values()) > available:
+        asked = " + ".join(f"{count} {name}" for name, count in wanted.items())
+        raise ValueError(
+            f"{asked} images = {sum(wanted.values())} asked for, but {pools.test.name} has {available}; ask for fewer"
+        )
+    order = np.random.default_rng(sizes.seed).permutation(available)
+    calibration = order[sizes.search : sizes.search + sizes.calibration]
+    if pools.training is not None:
+        calibration = np.random.default_rng(sizes.seed).permutation(len(pools.training.labels))[: sizes.calibration]
+    splits = (
+        (pools.training or pools.test).split(calibration, sizes.seed),
+        pools.test.split(order[: sizes.search], sizes.seed),
+        pools.test.split(order[-sizes.test :], sizes.seed),
+    )
+    _check_channels(splits[0], preprocessing)
+    return DataSplits(*splits, preprocessing=preprocessing, digest=_digest(splits, preprocessing))
+
+
+def _check_channels(split: Split, preprocessing: Preprocessing) -> None:
+    channels = split.images.shape[1]
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if len(values) not in (1, channels):
+            raise ValueError(
+                f"preprocessing: {name} has {len(values)} values, but the images have {channels} channel(s); "
+                f"give 1 or {channels}"
+            )
+
+
+def _digest(splits: tuple[Split, ...], preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(repr(preprocessing).encode())
+    for split in splits:
+        digest.update(f"{split.images.dtype}{split.images.shape}".encode())
+        digest.update(split.images.tobytes())
+        digest.update(split.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _digits(request: _Request) -> _Pools:
+    training_images, training_labels, test_images, test_labels = digits_arrays()
+    training = _Pool("digits training images", training_labels, lambda indices: training_images[indices])
+    return _Pools(training, _Pool("digits test images", test_labels, lambda indices: test_images[indices]))
+
+
+def _npz(request: _Request) -> _Pools:
+    """Arrays train_images, train_labels (both may be absent), test_images, test_labels.
+
+    Images: uint8 or float32, (n, height, width, channels), or (n, height, width) for one channel.
+    Labels: integers (n,).
+    """
+    path = request.folder
+    if not path.is_file():
+        raise FileNotFoundError(f"npz: no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, AttributeError, BadZipFile) as error:
+        raise ValueError(
+            f"npz: {path} is not an .npz file of plain arrays ({error}); write it with numpy.savez"
+        ) from error
+    wanted = ["test_images", "test_labels"]
+    if "train_images" in arrays or "train_labels" in arrays:
+        wanted += ["train_images", "train_labels"]
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise ValueError(f"npz: {path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays)) or 'nothing'}")
+    training = _array_pool(path, arrays, "train") if len(wanted) == 4 else None
+    return _Pools(training, _array_pool(path, arrays, "test"))
+
+
+def _array_pool(path: Path, arrays: Mapping[str, NDArray[Any]], part: str) -> _Pool:
+    images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4):
+        raise ValueError(
+            f"npz: {path}: {part}_images: expected uint8 or float32 (n, height, width, channels) or "
+            f"(n, height, width), got {images.dtype} {images.shape}"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"npz: {path}: {part}_labels: expected integers ({len(images)},), got {labels.dtype} {labels.shape}"
+        )
+    return _channels_last_pool(f"{part}_images of {path.name}", images, labels)
+
+
+def _channels_last_pool(name: str, images: NDArray[Any], labels: NDArray[Any]) -> _Pool:
+    """A pool of images (n, height, width[, channels])."""
+    with_channels = images if images.ndim == 4 else images[..., None]
+
+    def read(indices: Indices) -> Images:
+        return np.ascontiguousarray(with_channels[indices].transpose(0, 3, 1, 2))
+
+    return _Pool(name, labels.astype(np.int64), read)
+
+
+def _torchvision(class_name: str) -> Callable[[_Request], _Pools]:
+    """The reader of one of torchvision's data sets."""
+
+    def read(request: _Request) -> _Pools:
+        from torchvision import datasets  # type: ignore[import-untyped]
+
+        dataset_class = getattr(datasets, class_name)
+        pools = []
+        for part in ("training", "test"):
+            try:
+                dataset = dataset_class(request.folder, train=part == "training", download=request.download)
+            except RuntimeError as error:
+                raise FileNotFoundError(
+                    f"{request.kind}: no complete data under {request.folder} in torchvision's layout ({error}); "
+                    f"give the folder that holds it, or fetch it there with download: true"
+                ) from error
+            images, labels = np.asarray(dataset.data), np.asarray(dataset.targets)
+            pools.append(_channels_last_pool(f"{request.kind} {part} images", images, labels))
+        return _Pools(*pools)
+
+    return read
+
+
+def _image_folder(request: _Request) -> _Pools:
+    """RGB images of one folder, all splits drawn from it; see `amc_env.image_folder.list_images`."""
+    for name in ("resize", "crop"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1 pixel, got {value}")
+    files, labels = list_images(request.folder, request.labels)
+
+    def read(indices: Indices) -> Images:
+        return decode([files[index] for index in indices], request.resize, request.crop)
+
+    name = f"images of {request.folder.name}"
+    return _Pools(None, _Pool(name, np.array(labels, dtype=np.int64), read))
+
+
+_IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_DOWNLOADED = frozenset({"path", "download"})
+
+#: every kind of data by name
+KINDS: Mapping[str, _Kind] = {
+    "digits": _Kind(_digits, frozenset(), Preprocessing(scale=16.0)),
+    "npz": _Kind(_npz, frozenset({"path"}), Preprocessing()),
+    "cifar10": _Kind(_torchvision("CIFAR10"), _DOWNLOADED, _IMAGENET),
+    "cifar100": _Kind(_torchvision("CIFAR100"), _DOWNLOADED, _IMAGENET),
+    "mnist": _Kind(_torchvision("MNIST"), _DOWNLOADED, Preprocessing((0.1307,), (0.3081,))),
+    "fashion_mnist": _Kind(_torchvision("FashionMNIST"), _DOWNLOADED, Preprocessing((0.2860,), (0.3530,))),
+    "image_folder": _Kind(_image_folder, frozenset({"path", "labels", "resize", "crop"}), _IMAGENET),
+}
