@@ -1,0 +1,31 @@
+"""Batch norm recalibration: fresh running statistics for a pruned network, from calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def recalibrate_batchnorm(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Replace the running mean and variance of every batch norm by their averages over the batches, in place.
+
+    Each statistic is the mean over batches of the batch statistic, with every layer normalising by the statistics of
+    the batch at hand, as in training (EagleEye, arXiv 2007.02491, section 3.3). No weight changes.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
