@@ -1,0 +1,254 @@
+"""The three plots of a report as SVG: progress of the agents, ratios per layer, accuracy against cost.
+
+Pure functions of `Results`. Colours come from `theme.CSS`, which the page holds once.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from search.results import DecisionRecord, PolicyRecord, Results
+from search.svg import (
+    Frame,
+    Point,
+    Scale,
+    colour,
+    dots,
+    drawing,
+    line,
+    marker,
+    number,
+    padded,
+    path,
+    rectangle,
+    steps,
+    text,
+    tick_step,
+    ticks,
+    x_axis,
+    y_axis,
+)
+from search.tables import agents_of, cost_label, finished_trials, human, percent, unit_of, winner
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Best reward after each evaluation, over the seeds of one agent; -inf while nothing feasible is found."""
+
+    middle: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def progress_of(results: Results, agent: str) -> Progress | None:
+    """Median and range over the finished trials; a trial that ended early keeps its last value."""
+    curves = [
+        [-math.inf if point.best_reward is None else point.best_reward for point in trial.history]
+        for trial in finished_trials(results, agent)
+        if trial.history
+    ]
+    if not curves:
+        return None
+    length = max(map(len, curves))
+    columns = list(zip(*(curve + curve[-1:] * (length - len(curve)) for curve in curves), strict=True))
+    middle = (-math.inf if -math.inf in _middles(column) else statistics.median(column) for column in columns)
+    return Progress(tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
+
+
+def progress_plot(results: Results, *, width: int = 960, height: int = 380) -> str:
+    """Best reward against evaluations: the median over the seeds with a band min..max, one colour for each agent.
+
+    An agent of one evaluation is a dashed line. The axis starts at the lowest median that an agent has after a tenth
+    of its evaluations; what is worse lies on the lower edge.
+    """
+    progress = {agent: progress_of(results, agent) for agent in agents_of(results)}
+    shown = {agent: curve for agent, curve in progress.items() if curve and max(curve.high) > -math.inf}
+    label = f"Best reward against evaluations of {_listed(shown)}"
+    if not shown:
+        return _empty(width, height, label, "no finished trial found a feasible policy")
+    frame = Frame(width, height, left=70)
+    longest = max(len(curve.middle) for curve in shown.values())
+    starts = [_after_a_tenth(curve.middle) for curve in shown.values()]
+    low, high = padded([*filter(math.isfinite, starts), *(curve.high[-1] for curve in shown.values())], least=1e-4)
+    x, y = frame.x(0 if longest > 1 else 0.5, longest + (0 if longest > 1 else 0.5)), frame.y(low, high)
+    y_values, y_step = ticks(low, high, height // 45), tick_step(low, high, height // 45)
+    x_values = [value for value in ticks(1, longest, width // 110) if value == int(value)] if longest > 1 else [1]
+    parts = y_axis(frame, y, y_values, [number(value, y_step) for value in y_values], "best reward")
+    parts += x_axis(frame, x, x_values, [f"{value:,.0f}" for value in x_values], "evaluations")
+    colours = {agent: colour(index) for index, agent in enumerate(progress)}
+    for agent, curve in shown.items():
+        parts += _curve(frame, x, y, curve, colours[agent], agent)
+    return drawing(width, height, label, parts)
+
+
+def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
+    """The ratios of each agent's winner, one panel of bars for each agent, decisions in forward order."""
+    winners = _winners(results)
+    label = f"Ratio removed of each decision, best policies of {_listed(winners)}"
+    names = [_shortened(decision.name) for decision in results.decisions]
+    if not winners:
+        return _empty(width, 2 * panel, label, "no finished trial found a feasible policy")
+    bottom = 16 + 5.7 * max(map(len, names))
+    height = len(winners) * panel + bottom + 8
+    agents = agents_of(results)
+    parts: list[str] = []
+    for row, (agent, policy) in enumerate(winners.items()):
+        frame = Frame(width, (row + 1) * panel, top=row * panel + 30, bottom=6)
+        parts += _panel(frame, results.decisions, policy, agent, colour(agents.index(agent)))
+    slot = (width - 70) / len(names)
+    every = math.ceil(12 / slot)
+    base = len(winners) * panel
+    for index, name in list(enumerate(names))[::every]:
+        parts.append(text(56 + (index + 0.5) * slot + 3.5, base + 4, name, "name", "end", turn=-90))
+    return drawing(width, math.ceil(height), label, parts)
+
+
+def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 400) -> str:
+    """Accuracy on the search split against one cost, relative to the dense network.
+
+    All evaluations within the budgets as faint points, winners as bold markers, the budget, the dense network and the
+    Pareto front. The axis goes up to the dense network's cost only if the evaluations come near it.
+    """
+    dense, accuracy = results.dense.costs[cost], results.dense.search_accuracy
+    clouds = {agent: _cloud(results, agent, cost) for agent in agents_of(results)}
+    points = [point for cloud in clouds.values() for point in cloud]
+    label = f"Accuracy on the search split against {cost_label(cost)}"
+    if not points:
+        return _empty(width, height, label, "no evaluation was within the budgets")
+    limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
+    frame = Frame(width, height, top=30, bottom=64)
+    low, high = padded([x for x, _ in points] + ([] if limit is None else [limit]), least=0.02)
+    if 1.0 - high < high - low:
+        high = 1.0 + 0.04 * (1.0 - low)
+    x = frame.x(low, high)
+    low, high = padded([y for _, y in points] + [accuracy], share=0.08, least=0.01)
+    y = frame.y(low, min(high, 1.04))
+    parts = _percent_axes(results, cost, frame, x, y)
+    parts += _references(frame, x, y, limit, accuracy)
+    for index, cloud in enumerate(clouds.values()):
+        parts.append(dots(sorted({(x(cost), y(score)) for cost, score in cloud}), f"cloud {colour(index)}"))
+    front = [(x(cost), y(score)) for cost, score in pareto_front(points)]
+    parts.append(path([*steps(front), (frame.width - frame.right, front[-1][1])], "front"))
+    for agent, policy in _winners(results).items():
+        index = list(clouds).index(agent)
+        place = (x(policy.costs[cost] / dense), y(policy.search_accuracy))
+        tip = f"{agent}: {percent(policy.search_accuracy)} search, {percent(policy.test_accuracy)} test, "
+        tip += f"{percent(policy.costs[cost] / dense, 1)} of the {cost_label(cost)}"
+        parts.append(marker(index, *place, 7, f"winner {colour(index)}", tip))
+    return drawing(width, height, label, parts)
+
+
+def pareto_front(points: Iterable[Point]) -> list[Point]:
+    """The points (cost, accuracy) that no other point beats, by ascending cost. O(n log n)."""
+    front: list[Point] = []
+    for cost, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((cost, accuracy))
+    return front
+
+
+def _winners(results: Results) -> dict[str, PolicyRecord]:
+    found = {agent: winner(finished_trials(results, agent)) for agent in agents_of(results)}
+    return {agent: pair[1] for agent, pair in found.items() if pair}
+
+
+def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
+    dense = results.dense.costs[cost]
+    return [
+        (point.costs[cost] / dense, point.accuracy)
+        for trial in results.trials
+        if trial.agent == agent
+        for point in trial.history
+        if point.accuracy is not None
+    ]
+
+
+def _middles(column: Sequence[float]) -> tuple[float, float]:
+    """The two values whose mean is the median (the same one for an odd number)."""
+    ordered = sorted(column)
+    return ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+
+
+def _after_a_tenth(values: Sequence[float]) -> float:
+    """The value after a tenth of the evaluations, or the first finite one if that comes later; -inf if none does."""
+    return next((value for value in values[len(values) // 10 :] if math.isfinite(value)), -math.inf)
+
+
+def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, css: str, agent: str) -> list[str]:
+    last = f"{agent}: {curve.middle[-1]:.4f} after {len(curve.middle)} evaluations"
+    if len(curve.middle) == 1:
+        level = y(curve.high[0])
+        dashed = line(frame.left, level, frame.width - frame.right, level, f"once {css}")
+        return [f"<g><title>{escape(agent)}: {curve.high[0]:.4f}, one evaluation</title>{dashed}</g>"]
+    parts = []
+    found = [index for index, value in enumerate(curve.high) if math.isfinite(value)]
+    upper = steps([(x(index + 1), y(curve.high[index])) for index in found])
+    lower = steps([(x(index + 1), y(curve.low[index])) for index in found])
+    if curve.low != curve.high:
+        parts.append(path([*upper, *reversed(lower)], f"band {css}", closed=True))
+    middle = [(x(index + 1), y(value)) for index, value in enumerate(curve.middle) if math.isfinite(value)]
+    if middle:
+        parts.append(f"<g><title>{escape(last)}</title>{path(steps(middle), f'curve {css}')}</g>")
+    return parts
+
+
+def _panel(frame: Frame, decisions: Sequence[DecisionRecord], policy: PolicyRecord, agent: str, css: str) -> list[str]:
+    y = frame.y(0, 1)
+    parts = y_axis(frame, y, [0, 0.5, 1], ["0", "50 %", "100 %"], "")
+    parts.append(text(frame.left, frame.top - 10, agent, "panel"))
+    slot = (frame.width - frame.left - frame.right) / len(decisions)
+    gap = min(0.22 * slot, 6)
+    for index, (decision, kept) in enumerate(zip(decisions, policy.widths, strict=True)):
+        ratio = policy.ratios[decision.name]
+        left, top = frame.left + index * slot, y(ratio)
+        tip = f"{decision.name}: {kept} of {decision.channels} channels kept, {percent(ratio, 1)} removed"
+        slot_box = rectangle(left, frame.top, slot, y(0) - frame.top, "slot")
+        bar = rectangle(left + gap / 2, top, slot - gap, y(0) - top, "bar")
+        parts.append(f'<g class="column {css}"><title>{escape(tip)}</title>{slot_box}{bar}</g>')
+    return [*parts, line(frame.left, y(0), frame.width - frame.right, y(0), "base")]
+
+
+def _percent_axes(results: Results, cost: str, frame: Frame, x: Scale, y: Scale) -> list[str]:
+    x_count, y_count = int(frame.width // 110), int(frame.height // 45)
+    x_values, x_step = ticks(100 * x.low, 100 * x.high, x_count), tick_step(100 * x.low, 100 * x.high, x_count)
+    y_values, y_step = ticks(100 * y.low, 100 * y.high, y_count), tick_step(100 * y.low, 100 * y.high, y_count)
+    dense, unit = results.dense.costs[cost], unit_of(results, cost)
+    absolute = [human(value / 100 * dense, unit if unit == "bytes" else "") for value in x_values]
+    x_labels = [f"{number(value, x_step)} %\n{amount}" for value, amount in zip(x_values, absolute, strict=True)]
+    y_values = [value for value in y_values if value <= 100]
+    y_labels = [f"{number(value, y_step)} %" for value in y_values]
+    parts = y_axis(frame, y, [value / 100 for value in y_values], y_labels, "accuracy, search split")
+    name = f"{cost_label(cost)} of dense" if unit in ("MACs", "bytes", "") else f"{cost_label(cost)} ({unit}), of dense"
+    return parts + x_axis(frame, x, [value / 100 for value in x_values], x_labels, name)
+
+
+def _references(frame: Frame, x: Scale, y: Scale, limit: float | None, accuracy: float) -> list[str]:
+    level = y(accuracy)
+    parts = [
+        line(frame.left, level, frame.width - frame.right, level, "dense"),
+        text(frame.left + 6, level - 6, f"dense {percent(accuracy, 1)}", "note"),
+    ]
+    if x.high >= 1.0:
+        parts.append(f'<circle class="dense" cx="{x(1.0):g}" cy="{level:g}" r="5"/>')
+    if limit is not None:
+        place = x(limit)
+        anchor = "end" if place > frame.width * 0.75 else "middle" if place > frame.width * 0.25 else "start"
+        parts.append(line(place, frame.top, place, frame.height - frame.bottom, "limit"))
+        parts.append(text(place, frame.top - 10, f"budget {percent(limit, 1)}", "note", anchor))
+    return parts
+
+
+def _shortened(name: str, longest: int = 26) -> str:
+    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no agent"
+
+
+def _empty(width: float, height: float, label: str, reason: str) -> str:
+    return drawing(width, height, label, [text(width / 2, height / 2, reason, "axis", "middle")])

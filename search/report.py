@@ -1,0 +1,226 @@
+"""The report of a job: one HTML page that needs no network."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from amc_env.policy import write_atomically
+from search.plots import cost_plot, progress_plot, ratios_plot
+from search.results import DecisionRecord, Results, TrialRecord
+from search.svg import colour, marker
+from search.tables import (
+    agents_of,
+    budgeted_costs,
+    compare,
+    cost_label,
+    display_table,
+    duration,
+    human,
+    percent,
+    winner,
+)
+from search.theme import CSS
+from search.verdict import caveats, verdict
+
+_TEXT_COLUMNS = {"agent", "trials", "layer"}
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_NARROW, _WIDE = 360, 960
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Write the page whole or not at all."""
+    write_atomically(path, render_report(results))
+
+
+def render_report(results: Results) -> str:
+    """The page as HTML; everything that a user, a network or an error message named is escaped."""
+    sections = [_head(results), _comparison(results), _progress(results), _ratios(results)]
+    sections += [_cost(results, cost) for cost in budgeted_costs(results)]
+    sections += [_layers(results), _failures(results), _provenance(results)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_escape(results.name)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _head(results: Results) -> str:
+    budgets = ", ".join(
+        f"{cost_label(budget.cost)} ≤ {percent(budget.fraction, 1)} ({human(budget.limit, budget.unit)})"
+        for budget in results.budgets
+    )
+    evaluations = sum(trial.evaluations for trial in results.trials)
+    facts = [
+        f"budget {budgets}" if budgets else "no budget",
+        f"{len(results.trials)} trials",
+        f"{evaluations:,} evaluations",
+        duration(results.seconds),
+        results.created[:16].replace("T", " "),
+    ]
+    warnings = "".join(f"<p>{_escape(line)}</p>" for line in caveats(results))
+    return (
+        f'<header>\n<h1>{_escape(results.name)}</h1>\n<p class="verdict">{_escape(verdict(results))}</p>\n'
+        + (f'<div class="caveats" role="note">{warnings}</div>\n' if warnings else "")
+        + f'<p class="facts">{_escape(" · ".join(facts))}</p>\n</header>'
+    )
+
+
+def _comparison(results: Results) -> str:
+    rows = compare([results])
+    headings, cells = display_table(rows)
+    best = winner(results.trials)
+    body = []
+    for row, line in zip(rows, cells, strict=True):
+        css = "dense" if row.kind == "dense" else "best" if best and row.agent == best[0].agent else ""
+        swatch = "" if row.kind == "dense" else _swatch(agents_of(results).index(row.agent))
+        escaped = [swatch + _escape(line[0]), *(_stacked(cell) for cell in line[1:])]
+        body.append(_row(headings, escaped, css))
+    return _section(
+        "Comparison",
+        "Each agent's policy of the highest reward on the search split; search and test are its accuracies. The mean "
+        "is over the best policies of the seeds on the test split, which no agent sees.",
+        _table(headings, body),
+    )
+
+
+def _stacked(cell: str) -> str:
+    """A cell with what stands in brackets at its end on a second line."""
+    return re.sub(r" \(([^)]*)\)$", r"<br><small>\1</small>", _escape(cell))
+
+
+def _progress(results: Results) -> str:
+    return _section(
+        "Best reward against evaluations",
+        "Median over the seeds, the band from the worst seed to the best. Dashed: an agent of one evaluation. The axis "
+        "leaves out the first, poor evaluations.",
+        _legend(results) + _both(lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300)),
+    )
+
+
+def _ratios(results: Results) -> str:
+    return _section(
+        "Ratios per layer",
+        "The fraction of channels that the best policy of each agent removes, layers in forward order.",
+        _both(lambda width: ratios_plot(results, width=width)),
+    )
+
+
+def _cost(results: Results, cost: str) -> str:
+    return _section(
+        f"Accuracy against {cost_label(cost)}",
+        "Every evaluation within the budgets, scored on the search split; the large markers are the best policies, the "
+        "thin line is the Pareto front, dotted the budget.",
+        _legend(results)
+        + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
+    )
+
+
+def _layers(results: Results) -> str:
+    best = winner(results.trials)
+    if best is None:
+        return ""
+    trial, policy = best
+    css = colour(agents_of(results).index(trial.agent))
+    headings = ["layer", "kernel", "stride", "channels", "kept", "ratio", ""]
+    body = []
+    for decision, kept in zip(results.decisions, policy.widths, strict=True):
+        ratio = policy.ratios[decision.name]
+        cells = [decision.name, _kernel(decision), str(decision.stride), str(decision.channels), str(kept)]
+        bar = f'<td class="bar {css}"><i style="width: {100 * ratio:.1f}%"></i></td>'
+        row = _row(headings, [*map(_escape, cells), percent(ratio, 1)])
+        body.append(row.replace("</tr>", f"{bar}</tr>"))
+    return _section(
+        "Best policy",
+        f"Found by {trial.agent} with seed {trial.seed}; the ratio is the fraction removed.",
+        _table(headings, body, "layers"),
+    )
+
+
+def _failures(results: Results) -> str:
+    unfinished = [trial for trial in results.trials if trial.status != "finished"]
+    if not unfinished:
+        return ""
+    return _section("Trials not finished", "", "".join(map(_failure, unfinished)))
+
+
+def _failure(trial: TrialRecord) -> str:
+    title = f"{trial.agent}, seed {trial.seed}: {trial.status} after {trial.evaluations} evaluations"
+    error = f'<pre class="error">{_escape(trial.error.strip())}</pre>' if trial.error else ""
+    return f"<h3>{_escape(title)}</h3>{error}"
+
+
+def _provenance(results: Results) -> str:
+    facts = {f"{name} split": f"{split.images:,} images, {split.source}" for name, split in results.splits.items()}
+    facts |= {
+        "data digest": results.data_digest,
+        "weights digest": results.weights_digest,
+        "spec id": results.spec_id,
+        "versions": ", ".join(f"{name} {version}" for name, version in results.versions.items()),
+        "seconds": f"{results.seconds:,.1f}",
+        "created": results.created,
+        "seeds": ", ".join(f"{agent}: {_seeds(results, agent)}" for agent in agents_of(results)),
+    }
+    listed = "".join(f"<dt>{_escape(name)}</dt><dd>{_escape(fact)}</dd>" for name, fact in facts.items())
+    spec = yaml.safe_dump(results.spec, sort_keys=False, allow_unicode=True)
+    return _section("Provenance", "", f"<dl>{listed}</dl><h3>Spec</h3><pre>{_escape(spec)}</pre>")
+
+
+def _seeds(results: Results, agent: str) -> str:
+    return " ".join(str(trial.seed) for trial in results.trials if trial.agent == agent)
+
+
+def _kernel(decision: DecisionRecord) -> str:
+    return f"{decision.kernel}×{decision.kernel}" if decision.op == "conv" else decision.op  # noqa: RUF001
+
+
+def _legend(results: Results) -> str:
+    items = (f"<li>{_swatch(index)}{_escape(agent)}</li>" for index, agent in enumerate(agents_of(results)))
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _swatch(index: int) -> str:
+    return (
+        '<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true">'
+        f"{marker(index, 7, 7, 5, f'swatch-mark {colour(index)}')}</svg>"
+    )
+
+
+def _both(draw: Callable[[int], str]) -> str:
+    """The plot as it fits a desktop and as it fits a phone; the page shows one of them."""
+    return "".join(
+        f'<figure class="plot {css}">{draw(width)}</figure>' for css, width in (("wide", _WIDE), ("narrow", _NARROW))
+    )
+
+
+def _section(title: str, caption: str, content: str) -> str:
+    said = f'<p class="caption">{_escape(caption)}</p>' if caption else ""
+    return f"<section>\n<h2>{_escape(title)}</h2>{said}\n{content}\n</section>"
+
+
+def _table(headings: Sequence[str], rows: Iterable[str], css: str = "") -> str:
+    head = "".join(f"<th{_text_class(heading)}>{_escape(heading)}</th>" for heading in headings)
+    return (
+        f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _row(headings: Sequence[str], cells: Sequence[str], css: str = "") -> str:
+    """A row of cells that are HTML already."""
+    marked = (f"<td{_text_class(heading)}>{cell}</td>" for heading, cell in zip(headings, cells, strict=False))
+    return f'<tr class="{css}">{"".join(marked)}</tr>'
+
+
+def _text_class(heading: str) -> str:
+    return f' class="text {heading}"' if heading in _TEXT_COLUMNS else ""
+
+
+def _escape(text: str) -> str:
+    return html.escape(_TERMINAL_CODES.sub("", text))

@@ -1,0 +1,121 @@
+"""What a job found, in a sentence, and what a reader must know before believing it."""
+
+from __future__ import annotations
+
+import math
+
+from search.results import PolicyRecord, Results, TrialRecord
+from search.tables import agents_of, budgeted_costs, cost_label, finished_trials, human, percent, winner
+
+
+def verdict(results: Results) -> str:
+    """The outcome in one sentence: the best agent on the search split, its test accuracy, its costs, and uniform's."""
+    best = winner(results.trials)
+    if best is None:
+        return _nothing_found(results)
+    trial, policy = best
+    costs = " and ".join(
+        f"{percent(policy.costs[cost] / results.dense.costs[cost], 1)} of the {cost_label(cost)}"
+        for cost in budgeted_costs(results)
+    )
+    figures = f"{percent(policy.test_accuracy, 1)} on the test split at {costs}"
+    dense = f"the dense network has {percent(results.dense.test_accuracy, 1)}"
+    if trial.kind == "uniform":
+        return f"{_uniform_won(results, trial)}: {figures}; {dense}."
+    uniform = _best_uniform(results)
+    if uniform is None:
+        return f"{trial.agent} found the best policy: {figures}; {dense}."
+    points = _points(policy, uniform)
+    if points > 0:
+        return f"{trial.agent} found the best policy: {figures}, {points:.1f} points above uniform; {dense}."
+    gap = "level with uniform" if points == 0 else f"{-points:.1f} points below uniform"
+    return (
+        f"The search did not beat uniform on the test split: {trial.agent}, the best on the search split, has "
+        f"{figures}, {gap}; {dense}."
+    )
+
+
+def caveats(results: Results) -> list[str]:
+    """What the figures leave out or do not prove: trials that did not finish, infeasible ones, sampling error."""
+    lines = [_unfinished(results), *(_infeasible(results, agent) for agent in agents_of(results)), _sampling(results)]
+    return [line for line in lines if line]
+
+
+def _nothing_found(results: Results) -> str:
+    if not any(trial.status == "finished" for trial in results.trials):
+        return f"No trial finished: {_counts(results)}."
+    points = [point for trial in results.trials for point in trial.history]
+    limits = ", ".join(
+        f"{cost_label(budget.cost)} ≤ {human(budget.limit, budget.unit)}, {percent(budget.fraction, 1)} of dense"
+        for budget in results.budgets
+    )
+    excesses = [
+        max((point.costs[budget.cost] / budget.limit - 1.0 for budget in results.budgets), default=0.0)
+        for point in points
+    ]
+    nearest = f"; the nearest was {percent(min(excesses), 1)} over it" if excesses else ""
+    return f"No feasible policy was found: none of {len(points):,} evaluations met the budget ({limits}){nearest}."
+
+
+def _uniform_won(results: Results, trial: TrialRecord) -> str:
+    others = dict.fromkeys(
+        other.agent
+        for other in results.trials
+        if other.kind != "uniform" and other.status == "finished" and other.best is not None
+    )
+    if not others:
+        return f"{trial.agent} found the only feasible policy"
+    return f"{' and '.join(others)} did not beat {trial.agent}, the best on the search split"
+
+
+def _best_uniform(results: Results) -> PolicyRecord | None:
+    best = winner([trial for trial in results.trials if trial.kind == "uniform"])
+    return best[1] if best else None
+
+
+def _points(policy: PolicyRecord, other: PolicyRecord) -> float:
+    """Difference of the test accuracies in points, as printed (one decimal)."""
+    return round(100 * (policy.test_accuracy - other.test_accuracy), 1)
+
+
+def _counts(results: Results) -> str:
+    failed = sum(trial.status == "failed" for trial in results.trials)
+    interrupted = sum(trial.status == "interrupted" for trial in results.trials)
+    parts = [f"{failed} failed"] if failed else []
+    parts += [f"{interrupted} interrupted"] if interrupted else []
+    return ", ".join(parts) or "the job has no trials"
+
+
+def _unfinished(results: Results) -> str:
+    finished = sum(trial.status == "finished" for trial in results.trials)
+    if finished == len(results.trials) and results.status == "finished":
+        return ""
+    others = [trial for trial in results.trials if trial.status != "finished"]
+    names = [f"{trial.agent} seed {trial.seed} {trial.status}" for trial in others]
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    state = {"finished": "", "failed": "The job failed: ", "interrupted": "The job was interrupted: "}[results.status]
+    counted = f"{finished} of {len(results.trials)} trials finished" + (f" ({listed})" if names else "")
+    return f"{state}{counted}. Every figure is of finished trials; the plots of evaluations show all."
+
+
+def _infeasible(results: Results, agent: str) -> str:
+    seeds = [str(trial.seed) for trial in finished_trials(results, agent) if trial.best is None]
+    if not seeds or winner(results.trials) is None:
+        return ""
+    return f"{agent} found no feasible policy with seed {', '.join(seeds)}."
+
+
+def _sampling(results: Results) -> str:
+    """Two standard errors of a difference of two accuracies; of the same images, so that it is rather less."""
+    best, uniform = winner(results.trials), _best_uniform(results)
+    if best is None or uniform is None or best[0].kind == "uniform" or "test" not in results.splits:
+        return ""
+    images = results.splits["test"].images
+    accuracies = (best[1].test_accuracy, uniform.test_accuracy)
+    error = 2 * math.sqrt(sum(accuracy * (1 - accuracy) for accuracy in accuracies) / images)
+    if abs(accuracies[0] - accuracies[1]) >= error:
+        return ""
+    return (
+        f"The difference from uniform is smaller than two standard errors of {images:,} test images "
+        f"({100 * error:.1f} points): it may be chance."
+    )

@@ -1,0 +1,136 @@
+"""Results of real searches on the toy problem, as a job would write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from agents.base import Agent
+from agents.random_search import RandomSearch
+from agents.uniform import Uniform
+from amc_env.problem import Evaluation, PruningProblem
+from amc_env.toy import ToyProblem
+from hw.cost import COST_MODELS
+from search.results import (
+    BudgetRecord,
+    DecisionRecord,
+    DenseRecord,
+    HistoryPoint,
+    PolicyRecord,
+    Results,
+    SplitRecord,
+    TrialRecord,
+)
+
+ToyResults = Callable[..., Results]
+
+
+@pytest.fixture
+def toy_results() -> ToyResults:
+    return make_results
+
+
+def make_results(
+    problem: PruningProblem | None = None,
+    *,
+    agents: Sequence[Agent] = (RandomSearch(), Uniform()),
+    seeds: Sequence[int] = (0, 1, 2),
+    evaluations: int = 20,
+) -> Results:
+    problem = ToyProblem() if problem is None else problem
+    trials = [
+        run_toy_trial(problem, agent, seed, evaluations)
+        for agent in agents
+        for seed in (seeds[:1] if agent.deterministic else seeds)
+    ]
+    return Results(
+        name="toy-half-macs",
+        status="finished",
+        spec={"version": 1, "name": "toy-half-macs", "budget": {"macs": "50%"}, "reward": problem.reward_form},
+        spec_id="5f0c2a9b71d34e68",
+        created="2025-01-31T12:00:00+00:00",
+        seconds=sum(trial.seconds for trial in trials),
+        dense=DenseRecord(
+            costs=problem.dense_costs,
+            search_accuracy=problem.score(problem.dense_widths),
+            test_accuracy=as_test_accuracy(problem.score(problem.dense_widths)),
+        ),
+        budgets=tuple(
+            BudgetRecord(
+                cost=budget.cost,
+                limit=budget.limit,
+                fraction=budget.limit / problem.dense_costs[budget.cost],
+                unit=COST_MODELS[budget.cost]().unit,
+            )
+            for budget in problem.budgets
+        ),
+        decisions=tuple(
+            DecisionRecord(
+                name=decision.name,
+                channels=decision.size,
+                op=decision.layer.op,
+                kernel=1,
+                stride=1,
+                macs=decision.layer.macs,
+            )
+            for decision in problem.decisions
+        ),
+        splits={
+            "calibration": SplitRecord(images=500, source="train, 500 drawn with seed 0"),
+            "search": SplitRecord(images=2000, source="test[0:2000]"),
+            "test": SplitRecord(images=5000, source="test[5000:10000]"),
+        },
+        data_digest="9d5ed678fe57bcca610140957afab571",
+        weights_digest="0cc175b9c0f1b6a831c399e269772661",
+        trials=tuple(trials),
+        versions={"amc-search": "0.1.0", "torch": "2.15.0"},
+    )
+
+
+def run_toy_trial(problem: PruningProblem, agent: Agent, seed: int, evaluations: int) -> TrialRecord:
+    seen: list[Evaluation] = []
+    best = agent.search(problem, max_evaluations=evaluations, seed=seed, on_evaluation=seen.append)
+    history = []
+    best_reward = -math.inf
+    for evaluation in seen:
+        best_reward = max(best_reward, evaluation.reward)
+        history.append(
+            HistoryPoint(
+                reward=evaluation.reward if evaluation.feasible else None,
+                accuracy=evaluation.accuracy,
+                costs=dict(evaluation.costs),
+                best_reward=best_reward if math.isfinite(best_reward) else None,
+            )
+        )
+    return TrialRecord(
+        agent=agent.label,
+        kind=agent.kind,
+        seed=seed,
+        status="finished",
+        error=None,
+        evaluations=len(seen),
+        distinct=len({evaluation.widths for evaluation in seen}),
+        seconds=0.25 * len(seen),
+        best=None if best is None else as_policy(problem, best),
+        history=tuple(history),
+    )
+
+
+def as_policy(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
+    if best.accuracy is None:
+        raise ValueError("expected a feasible evaluation")
+    return PolicyRecord(
+        ratios=dict(zip(problem.names, best.ratios, strict=True)),
+        widths=best.widths,
+        costs=dict(best.costs),
+        reward=best.reward,
+        search_accuracy=best.accuracy,
+        test_accuracy=as_test_accuracy(best.accuracy),
+    )
+
+
+def as_test_accuracy(search_accuracy: float) -> float:
+    """The toy problem has one closed form: its test split is a little harder by definition."""
+    return search_accuracy * 0.97
