@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,12 +189,18 @@ def _draw(pools: _Pools, sizes: SplitSizes, preprocessing: Preprocessing) -> Dat
         pools.test.split(order[: sizes.search], sizes.seed),
         pools.test.split(order[-sizes.test :], sizes.seed),
     )
-    _check_channels(splits[0], preprocessing)
+    _check_shapes(splits, preprocessing)
     return DataSplits(*splits, preprocessing=preprocessing, digest=_digest(splits, preprocessing))
 
 
-def _check_channels(split: Split, preprocessing: Preprocessing) -> None:
-    channels = split.images.shape[1]
+def _check_shapes(splits: tuple[Split, ...], preprocessing: Preprocessing) -> None:
+    shapes = sorted({split.images.shape[1:] for split in splits})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images: expected one shape, got {', '.join(map(str, shapes))}; "
+            f"make them equal (an image_folder: set resize and crop)"
+        )
+    channels = shapes[0][0]
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, channels):
             raise ValueError(
@@ -227,19 +233,22 @@ def _npz(request: _Request) -> _Pools:
     path = request.folder
     if not path.is_file():
         raise FileNotFoundError(f"npz: no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, AttributeError, BadZipFile) as error:
-        raise ValueError(
-            f"npz: {path} is not an .npz file of plain arrays ({error}); write it with numpy.savez"
-        ) from error
+    reason = "not a zip archive"
+    arrays: dict[str, NDArray[Any]] = {}
+    if is_zipfile(path):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = dict(archive)
+        except (ValueError, BadZipFile) as error:
+            reason = str(error)
+    if not arrays:
+        raise ValueError(f"npz: {path} is not an .npz file of plain arrays ({reason}); write it with numpy.savez")
     wanted = ["test_images", "test_labels"]
     if "train_images" in arrays or "train_labels" in arrays:
         wanted += ["train_images", "train_labels"]
     missing = [name for name in wanted if name not in arrays]
     if missing:
-        raise ValueError(f"npz: {path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays)) or 'nothing'}")
+        raise ValueError(f"npz: {path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
     training = _array_pool(path, arrays, "train") if len(wanted) == 4 else None
     return _Pools(training, _array_pool(path, arrays, "test"))
 

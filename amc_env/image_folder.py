@@ -34,7 +34,8 @@ def decode(files: list[Path], resize: int | None, crop: int | None) -> NDArray[n
         if images and pixels.shape != images[0].shape:
             raise ValueError(
                 f"image_folder: {file} is {pixels.shape[1]}x{pixels.shape[0]} pixels, {files[0]} is "
-                f"{images[0].shape[1]}x{images[0].shape[0]}; set resize and crop to make all images the same size"
+                f"{images[0].shape[1]}x{images[0].shape[0]} pixels; "
+                f"set resize and crop to make all images the same size"
             )
         images.append(pixels)
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 _SAVE = "torch.save(network.state_dict(), path)"
+_FIRST_BYTES = (b"P", b"\x80")  # a zip archive, or the pickle protocol of torch before 1.6
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
@@ -76,16 +77,18 @@ def weights_digest(network: nn.Module) -> str:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {path}")
+    damaged = f"weights: {path} is damaged or not a file of torch.save; save a state_dict: {_SAVE}"
+    with path.open("rb") as stream:
+        if stream.read(1) not in _FIRST_BYTES:
+            raise ValueError(damaged)
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"weights: {path} holds more than tensors, and reading it could run code; save a state_dict: {_SAVE}"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"weights: {path} is damaged or not a file of torch.save; save a state_dict: {_SAVE}"
-        ) from error
+    except (RuntimeError, EOFError, LookupError) as error:
+        raise ValueError(damaged) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights: {path}: expected a state_dict, got a {type(state).__name__}; save it by {_SAVE}")
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
