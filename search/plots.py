@@ -69,14 +69,14 @@ def progress_plot(results: Results, *, width: int = 960, height: int = 380) -> s
     shown = {agent: curve for agent, curve in progress.items() if curve and max(curve.high) > -math.inf}
     label = f"Best reward against evaluations of {_listed(shown)}"
     if not shown:
-        return _empty(width, height, label, "no finished trial found a feasible policy")
+        return _empty(width, label, "no finished trial found a feasible policy")
     frame = Frame(width, height, left=70)
     longest = max(len(curve.middle) for curve in shown.values())
     starts = [_after_a_tenth(curve.middle) for curve in shown.values()]
     low, high = padded([*filter(math.isfinite, starts), *(curve.high[-1] for curve in shown.values())], least=1e-4)
     x, y = frame.x(0 if longest > 1 else 0.5, longest + (0 if longest > 1 else 0.5)), frame.y(low, high)
     y_values, y_step = ticks(low, high, height // 45), tick_step(low, high, height // 45)
-    x_values = [value for value in ticks(1, longest, width // 110) if value == int(value)] if longest > 1 else [1]
+    x_values = [value for value in ticks(1, longest, width // 85) if value == int(value)] if longest > 1 else [1]
     parts = y_axis(frame, y, y_values, [number(value, y_step) for value in y_values], "best reward")
     parts += x_axis(frame, x, x_values, [f"{value:,.0f}" for value in x_values], "evaluations")
     colours = {agent: colour(index) for index, agent in enumerate(progress)}
@@ -91,7 +91,7 @@ def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
     label = f"Ratio removed of each decision, best policies of {_listed(winners)}"
     names = [_shortened(decision.name) for decision in results.decisions]
     if not winners:
-        return _empty(width, 2 * panel, label, "no finished trial found a feasible policy")
+        return _empty(width, label, "no finished trial found a feasible policy")
     bottom = 16 + 5.7 * max(map(len, names))
     height = len(winners) * panel + bottom + 8
     agents = agents_of(results)
@@ -118,9 +118,9 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
     points = [point for cloud in clouds.values() for point in cloud]
     label = f"Accuracy on the search split against {cost_label(cost)}"
     if not points:
-        return _empty(width, height, label, "no evaluation was within the budgets")
+        return _empty(width, label, "no evaluation was within the budgets")
     limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
-    frame = Frame(width, height, top=30, bottom=64)
+    frame = Frame(width, height, left=64, top=30, bottom=64)
     low, high = padded([x for x, _ in points] + ([] if limit is None else [limit]), least=0.02)
     if 1.0 - high < high - low:
         high = 1.0 + 0.04 * (1.0 - low)
@@ -213,7 +213,7 @@ def _panel(frame: Frame, decisions: Sequence[DecisionRecord], policy: PolicyReco
 
 
 def _percent_axes(results: Results, cost: str, frame: Frame, x: Scale, y: Scale) -> list[str]:
-    x_count, y_count = int(frame.width // 110), int(frame.height // 45)
+    x_count, y_count = int(frame.width // 85), int(frame.height // 45)
     x_values, x_step = ticks(100 * x.low, 100 * x.high, x_count), tick_step(100 * x.low, 100 * x.high, x_count)
     y_values, y_step = ticks(100 * y.low, 100 * y.high, y_count), tick_step(100 * y.low, 100 * y.high, y_count)
     dense, unit = results.dense.costs[cost], unit_of(results, cost)
@@ -250,5 +250,5 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "no agent"
 
 
-def _empty(width: float, height: float, label: str, reason: str) -> str:
-    return drawing(width, height, label, [text(width / 2, height / 2, reason, "axis", "middle")])
+def _empty(width: float, label: str, reason: str) -> str:
+    return drawing(width, 48, label, [text(width / 2, 28, reason, "axis", "middle")])

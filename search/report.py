@@ -64,11 +64,11 @@ def _head(results: Results) -> str:
         duration(results.seconds),
         results.created[:16].replace("T", " "),
     ]
-    warnings = "".join(f"<p>{_escape(line)}</p>" for line in caveats(results))
+    warnings = "".join(f"<p>{_prose(line)}</p>" for line in caveats(results))
     return (
-        f'<header>\n<h1>{_escape(results.name)}</h1>\n<p class="verdict">{_escape(verdict(results))}</p>\n'
+        f'<header>\n<h1>{_escape(results.name)}</h1>\n<p class="verdict">{_prose(verdict(results))}</p>\n'
         + (f'<div class="caveats" role="note">{warnings}</div>\n' if warnings else "")
-        + f'<p class="facts">{_escape(" · ".join(facts))}</p>\n</header>'
+        + f'<p class="facts">{_prose(" · ".join(facts))}</p>\n</header>'
     )
 
 
@@ -220,6 +220,11 @@ def _row(headings: Sequence[str], cells: Sequence[str], css: str = "") -> str:
 
 def _text_class(heading: str) -> str:
     return f' class="text {heading}"' if heading in _TEXT_COLUMNS else ""
+
+
+def _prose(text: str) -> str:
+    """Escaped, with no line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=%|points|[kMGTsh]|min|images)", "&nbsp;", _escape(text))
 
 
 def _escape(text: str) -> str:

@@ -146,7 +146,7 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """ "84.12 %", or a dash for None."""
+    """As "84.12 %", or a dash for None."""
     return _NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
@@ -164,7 +164,7 @@ def human(value: float | None, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "41 s", "12 min 5 s" or "3 h 20 min"."""
+    """As "41 s", "12 min 5 s" or "3 h 20 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -43,7 +43,8 @@ th { font-weight: 500; color: var(--soft); text-align: right; padding: 6px 0 8px
 td { text-align: right; padding: 8px 0 8px 12px; border-top: 1px solid var(--rule); white-space: nowrap; }
 td small { color: var(--soft); font-size: 12px; font-weight: 400; }
 th.text, td.text { text-align: left; }
-td.trials { text-align: left; white-space: normal; min-width: 110px; }
+th.trials, td.trials { padding-left: 20px; }
+td.trials { white-space: normal; min-width: 130px; }
 th:first-child, td:first-child { padding-left: 0; }
 tr.best td { font-weight: 650; }
 tr.dense td { color: var(--soft); }
@@ -66,6 +67,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   section { padding: 20px 16px; border-radius: 12px; margin-top: 16px; }
   .scroll { margin: 0 -16px; padding: 0 16px; }
   .plot.wide { display: none; }
+  th:first-child, td:first-child { position: sticky; left: -16px; background: var(--card); }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 10px; }
 }

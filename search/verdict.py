@@ -7,6 +7,8 @@ import math
 from search.results import PolicyRecord, Results, TrialRecord
 from search.tables import agents_of, budgeted_costs, cost_label, finished_trials, human, percent, winner
 
+_SCOPE = "All figures are of finished trials; only the plots of accuracy against cost also show the others."
+
 
 def verdict(results: Results) -> str:
     """The outcome in one sentence: the best agent on the search split, its test accuracy, its costs, and uniform's."""
@@ -46,7 +48,7 @@ def _nothing_found(results: Results) -> str:
         return f"No trial finished: {_counts(results)}."
     points = [point for trial in results.trials for point in trial.history]
     limits = ", ".join(
-        f"{cost_label(budget.cost)} ≤ {human(budget.limit, budget.unit)}, {percent(budget.fraction, 1)} of dense"
+        f"{cost_label(budget.cost)} ≤ {percent(budget.fraction, 1)} of dense, {human(budget.limit, budget.unit)}"
         for budget in results.budgets
     )
     excesses = [
@@ -95,7 +97,7 @@ def _unfinished(results: Results) -> str:
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     state = {"finished": "", "failed": "The job failed: ", "interrupted": "The job was interrupted: "}[results.status]
     counted = f"{finished} of {len(results.trials)} trials finished" + (f" ({listed})" if names else "")
-    return f"{state}{counted}. Every figure is of finished trials; the plots of evaluations show all."
+    return f"{state}{counted}. {_SCOPE}"
 
 
 def _infeasible(results: Results, agent: str) -> str:

@@ -1,0 +1,326 @@
+"""The report: honest at the top, complete, escaped, self-contained; its drawings well-formed and exact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.base import Agent, OnEvaluation
+from amc_env.problem import Evaluation, PruningProblem
+from amc_env.toy import ToyProblem
+from search.plots import cost_plot, pareto_front, progress_of, progress_plot, ratios_plot
+from search.report import render_report, write_report
+from search.results import HistoryPoint, Results
+from search.svg import padded, tick_step, ticks
+from search.tables import compare, display_table, percent
+from search.verdict import caveats, verdict
+
+ToyResults = Callable[..., Results]
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class OverBudget(Agent):
+    """Removes nothing, so that no budget is ever met."""
+
+    kind: str = "over"
+
+    def search(
+        self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
+    ) -> Evaluation | None:
+        for _ in range(max_evaluations):
+            on_evaluation(problem.evaluate_widths(problem.dense_widths))
+        return None
+
+
+class Page(HTMLParser):
+    """Tags in order, with what is left open or closed wrongly, all attributes and the visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if "td" in self.open:
+            self.cells[-1] += data
+
+
+def fail(results: Results, index: int, error: str) -> Results:
+    trials = list(results.trials)
+    trials[index] = trials[index].model_copy(update={"status": "failed", "error": error, "best": None})
+    return results.model_copy(update={"trials": tuple(trials), "status": "failed"})
+
+
+def with_test_accuracy(results: Results, agent: str, accuracy: float) -> Results:
+    trials = [
+        trial.model_copy(update={"best": trial.best.model_copy(update={"test_accuracy": accuracy})})
+        if trial.agent == agent and trial.best
+        else trial
+        for trial in results.trials
+    ]
+    return results.model_copy(update={"trials": tuple(trials)})
+
+
+def test_the_verdict_names_the_winner_its_costs_and_uniform(toy_results: ToyResults) -> None:
+    results = with_test_accuracy(with_test_accuracy(toy_results(), "random", 0.8412), "uniform", 0.8091)
+    cost = percent(compare([results])[1].relative_costs["macs"], 1)
+    assert verdict(results) == (
+        f"random found the best policy: 84.1 % on the test split at {cost} of the MACs, 3.2 points above uniform; "
+        "the dense network has 97.0 %."
+    )
+    assert caveats(results) == []
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.80, "level with uniform"), (0.788, "1.2 points below uniform")])
+def test_the_verdict_says_when_uniform_was_not_beaten_on_the_test_split(
+    toy_results: ToyResults, accuracy: float, said: str
+) -> None:
+    results = with_test_accuracy(with_test_accuracy(toy_results(), "random", accuracy), "uniform", 0.80)
+    assert verdict(results).startswith("The search did not beat uniform on the test split: random, the best on the")
+    assert said in verdict(results)
+    assert caveats(results)[0].startswith("The difference from uniform is smaller than two standard errors of 5,000")
+
+
+def test_the_verdict_says_when_uniform_wins(toy_results: ToyResults) -> None:
+    results = toy_results()
+    only_uniform_good = tuple(
+        trial.model_copy(update={"best": trial.best.model_copy(update={"reward": -0.9})})
+        if trial.agent == "random" and trial.best
+        else trial
+        for trial in results.trials
+    )
+    assert verdict(results.model_copy(update={"trials": only_uniform_good})).startswith(
+        "random did not beat uniform, the best on the search split: "
+    )
+
+
+def test_the_verdict_says_when_nothing_is_feasible(toy_results: ToyResults) -> None:
+    results = toy_results(agents=[OverBudget()], evaluations=4)
+    assert verdict(results) == (
+        "No feasible policy was found: none of 12 evaluations met the budget (MACs ≤ 50.0 % of dense, 136 MACs); "
+        "the nearest was 100.0 % over it."
+    )
+    page = render_report(results)
+    assert "no finished trial found a feasible policy" in page
+    assert "no evaluation was within the budgets" in page
+
+
+def test_the_verdict_says_when_no_trial_finished(toy_results: ToyResults) -> None:
+    results = toy_results(seeds=(0,), evaluations=3)
+    for index in range(len(results.trials)):
+        results = fail(results, index, "boom")
+    assert verdict(results) == "No trial finished: 2 failed."
+    assert render_report(results)
+
+
+def test_trials_that_did_not_finish_are_named_at_the_top(toy_results: ToyResults) -> None:
+    results = fail(toy_results(), 1, "boom")
+    assert caveats(results)[0] == (
+        "The job failed: 3 of 4 trials finished (random seed 1 failed). "
+        "All figures are of finished trials; only the plots of accuracy against cost also show the others."
+    )
+    interrupted = toy_results().model_copy(update={"status": "interrupted"})
+    assert caveats(interrupted)[0].startswith("The job was interrupted: 4 of 4 trials finished.")
+
+
+def test_a_seed_without_a_feasible_policy_is_named(toy_results: ToyResults) -> None:
+    results = toy_results()
+    trials = (results.trials[0].model_copy(update={"best": None}), *results.trials[1:])
+    changed = results.model_copy(update={"trials": trials})
+    assert "random found no feasible policy with seed 0." in caveats(changed)
+
+
+def test_everything_a_user_names_is_escaped(toy_results: ToyResults) -> None:
+    results = fail(toy_results(), 0, "\x1b[31mValueError\x1b[0m: <script>alert('x')</script> & more")
+    results = results.model_copy(
+        update={
+            "name": "<script>name</script>",
+            "spec": {"note": "</pre><script>spec</script>"},
+            "versions": {"<script>": "1"},
+            "data_digest": "<script>",
+            "decisions": tuple(
+                decision.model_copy(update={"name": f"<script>&{decision.name}"}) for decision in results.decisions
+            ),
+            "trials": tuple(
+                trial.model_copy(
+                    update={
+                        "agent": f'<script>"{trial.agent}',
+                        "best": trial.best
+                        and trial.best.model_copy(
+                            update={"ratios": {f"<script>&{name}": ratio for name, ratio in trial.best.ratios.items()}}
+                        ),
+                    }
+                )
+                for trial in results.trials
+            ),
+        }
+    )
+    page = Page(render_report(results))
+    assert "script" not in page.tags
+    assert page.open == []
+    assert "ValueError: <script>alert('x')</script> & more" in page.text
+    assert "</pre><script>spec</script>" in page.text
+
+
+def test_the_page_loads_nothing_and_is_complete(toy_results: ToyResults) -> None:
+    results = toy_results()
+    html = render_report(results)
+    page = Page(html)
+    assert page.open == []
+    assert not re.search(r"https?://|@import|url\(|src=|<script|<link", html)
+    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    for text in (
+        results.name,
+        results.spec_id,
+        results.data_digest,
+        results.weights_digest,
+        results.created,
+        "torch 2.15.0",
+        "5,000 images, test[5000:10000]",
+        "macs: 50%",
+    ):
+        assert text in page.text
+
+
+def test_every_number_of_the_tables_equals_its_source(toy_results: ToyResults) -> None:
+    results = toy_results()
+    page = Page(render_report(results))
+    _, rows = display_table(compare([results]))
+    expected = [re.sub(r" \((.*)\)$", r"\1", cell) for row in rows for cell in row]
+    assert page.cells[: len(expected)] == expected
+    best = max((trial.best for trial in results.trials if trial.best), key=lambda policy: policy.reward)
+    layers = [
+        [decision.name, "1×1", "1", str(decision.channels), str(kept), percent(best.ratios[decision.name], 1), ""]  # noqa: RUF001
+        for decision, kept in zip(results.decisions, best.widths, strict=True)
+    ]
+    assert page.cells[len(expected) :] == [cell for row in layers for cell in row]
+
+
+def test_write_report(toy_results: ToyResults, tmp_path: Path) -> None:
+    results = toy_results(evaluations=3)
+    write_report(results, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(results)
+
+
+@pytest.mark.parametrize("width", [360, 960])
+@pytest.mark.parametrize("decisions", [1, 60, 120])
+def test_drawings_are_well_formed_and_stay_inside(toy_results: ToyResults, decisions: int, width: int) -> None:
+    results = toy_results(ToyProblem(decisions, budget={"macs": "50%", "size": "70%"}), evaluations=6)
+    for drawing in (
+        progress_plot(results, width=width),
+        ratios_plot(results, width=width),
+        cost_plot(results, "macs", width=width),
+        cost_plot(results, "size", width=width),
+    ):
+        root = ElementTree.fromstring(drawing)
+        _, _, right, bottom = map(float, root.attrib["viewBox"].split())
+        assert right == width
+        for element in root.iter():
+            x, y = float(element.get("x", 0)), float(element.get("y", 0))
+            assert 0 <= x <= right
+            assert 0 <= y <= bottom
+            assert "nan" not in element.get("d", "")
+            assert "inf" not in element.get("d", "")
+
+
+def test_ratios_plot_has_a_bar_for_each_decision_with_its_channel_counts(toy_results: ToyResults) -> None:
+    results = toy_results()
+    root = ElementTree.fromstring(ratios_plot(results))
+    titles = [title.text for title in root.iter("title")]
+    best = compare([results])[1]
+    policy = next(trial.best for trial in results.trials if trial.best and trial.seed == best.best_seed)
+    assert titles[:6] == [
+        f"{decision.name}: {kept} of 16 channels kept, {percent(1 - kept / 16, 1)} removed"
+        for decision, kept in zip(results.decisions, policy.widths, strict=True)
+    ]
+    bars = [element for element in root.iter("rect") if element.get("class") == "bar"]
+    heights = [float(bar.attrib["height"]) for bar in bars[:6]]
+    full = float(next(e for e in root.iter("rect") if e.get("class") == "slot").attrib["height"])
+    assert heights == pytest.approx([full * (1 - kept / 16) for kept in policy.widths], abs=0.02)
+
+
+def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResults) -> None:
+    results = toy_results(evaluations=5)
+    curves: tuple[list[float | None], ...] = ([None, -0.5, -0.4], [-0.6, -0.6], [-0.9, -0.3, -0.2])
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "history": tuple(
+                    HistoryPoint(reward=value, accuracy=None, costs={}, best_reward=value) for value in curve
+                )
+            }
+        )
+        for trial, curve in zip(results.trials, curves, strict=False)
+    )
+    progress = progress_of(results.model_copy(update={"trials": trials}), "random")
+    assert progress is not None
+    assert progress.middle == (-0.9, -0.5, -0.4)
+    assert progress.low == (float("-inf"), -0.6, -0.6)
+    assert progress.high == (-0.6, -0.3, -0.2)
+
+
+def test_one_evaluation_is_a_dashed_line_across(toy_results: ToyResults) -> None:
+    root = ElementTree.fromstring(progress_plot(toy_results()))
+    lines = [element for element in root.iter("line") if element.get("class", "").startswith("once")]
+    assert len(lines) == 1
+    assert lines[0].get("y1") == lines[0].get("y2")
+
+
+def test_unfinished_trials_are_not_in_the_progress(toy_results: ToyResults) -> None:
+    results = toy_results(seeds=(0,))
+    assert progress_of(fail(results, 0, "boom"), "random") is None
+
+
+points = st.lists(st.tuples(st.floats(0, 1, width=16), st.floats(0, 1, width=16)), max_size=40)
+
+
+@given(points)
+def test_pareto_front_equals_brute_force(cloud: list[tuple[float, float]]) -> None:
+    def beaten(point: tuple[float, float]) -> bool:
+        return any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in cloud)
+
+    assert pareto_front(cloud) == sorted({point for point in cloud if not beaten(point)})
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))
+def test_ticks_are_round_and_inside(low: float, width: float, count: int) -> None:
+    high = low + width
+    values, step = ticks(low, high, count), tick_step(low, high, count)
+    assert len(values) <= count + 1
+    assert all(low - 1e-6 * step <= value <= high + 1e-6 * step for value in values)
+    assert f"{step:.0e}"[0] in "125"
+
+
+def test_ticks_of_a_known_range() -> None:
+    assert ticks(0.0, 1.0, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert padded([3.0, 3.0], share=0.0, least=2.0) == (2.0, 4.0)

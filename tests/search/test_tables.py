@@ -1,0 +1,199 @@
+"""The comparison of agents: every figure equals its source, and unfinished trials count for nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
+from search.tables import compare, duration, format_rows, human, percent, winner
+
+ToyResults = Callable[..., Results]
+
+
+def policy(reward: float, test: float) -> PolicyRecord:
+    return PolicyRecord(
+        ratios={"a": 0.5},
+        widths=(8,),
+        costs={"macs": 31_400_000, "size": 850_000},
+        reward=reward,
+        search_accuracy=1 + reward,
+        test_accuracy=test,
+    )
+
+
+def trial(agent: str, seed: int, best: PolicyRecord | None, **changes: Any) -> TrialRecord:
+    record = TrialRecord(
+        agent=agent,
+        kind=agent,
+        seed=seed,
+        status="finished",
+        error=None,
+        evaluations=150,
+        distinct=140,
+        seconds=100.0,
+        best=best,
+        history=(),
+    )
+    return record.model_copy(update=changes)
+
+
+@pytest.fixture
+def tiny(toy_results: ToyResults) -> Results:
+    trials = (
+        trial("ddpg", 0, policy(-0.2, 0.79)),
+        trial("ddpg", 1, policy(-0.16, 0.83)),
+        trial("ddpg", 2, policy(-0.01, 0.99), status="interrupted"),
+        trial("uniform", 0, policy(-0.25, 0.75), evaluations=1, distinct=1, seconds=1.5),
+        trial("random", 0, None, status="failed", error="ValueError: no"),
+    )
+    dense = DenseRecord(costs={"macs": 62_800_000, "size": 1_700_000}, search_accuracy=0.93, test_accuracy=0.928)
+    return toy_results(evaluations=1).model_copy(update={"name": "tiny", "dense": dense, "trials": trials})
+
+
+def test_every_figure_equals_its_source(toy_results: ToyResults) -> None:
+    results = toy_results()
+    dense, random, uniform = compare([results])
+    assert (dense.kind, dense.test_accuracy, dense.costs) == ("dense", results.dense.test_accuracy, results.dense.costs)
+    trials = [record for record in results.trials if record.agent == "random"]
+    best = max((record.best for record in trials if record.best), key=lambda record: record.reward)
+    tests = [record.best.test_accuracy for record in trials if record.best]
+    assert (random.agent, random.seeds, random.finished, random.feasible) == ("random", 3, 3, 3)
+    assert random.evaluations == sum(record.evaluations for record in trials) == 60
+    assert random.distinct == sum(record.distinct for record in trials)
+    assert random.seconds == sum(record.seconds for record in trials)
+    assert (random.best_reward, random.search_accuracy, random.test_accuracy) == (
+        best.reward,
+        best.search_accuracy,
+        best.test_accuracy,
+    )
+    assert random.test_mean == statistics.fmean(tests)
+    assert random.test_std == statistics.stdev(tests)
+    assert random.costs == best.costs
+    assert random.relative_costs == {name: cost / results.dense.costs[name] for name, cost in best.costs.items()}
+    assert (uniform.seeds, uniform.evaluations, uniform.test_std) == (1, 1, None)
+
+
+def test_the_winner_is_chosen_on_the_search_split_alone() -> None:
+    lucky, better = trial("ddpg", 0, policy(-0.2, 0.99)), trial("ddpg", 1, policy(-0.1, 0.5))
+    assert winner([lucky, better]) == (better, better.best)
+    assert winner([trial("ddpg", 0, None)]) is None
+
+
+def test_trials_that_did_not_finish_count_for_nothing(tiny: Results) -> None:
+    _, ddpg, uniform, random = compare([tiny])
+    assert (ddpg.best_reward, ddpg.best_seed, ddpg.test_accuracy, ddpg.evaluations) == (-0.16, 1, 0.83, 300)
+    assert ddpg.state == "2 of 3 finished, 1 interrupted"
+    assert uniform.state == "1 finished"
+    assert (random.best_reward, random.evaluations, random.seconds, random.costs) == (None, 0, 0, {})
+    assert random.state == "0 of 1 finished, 1 failed"
+
+
+def test_a_finished_trial_without_a_feasible_policy_is_said(tiny: Results) -> None:
+    results = tiny.model_copy(update={"trials": (trial("ddpg", 0, policy(-0.2, 0.8)), trial("ddpg", 1, None))})
+    row = compare([results])[1]
+    assert row.state == "2 finished, 1 found no feasible policy"
+    assert (row.test_mean, row.test_std) == (0.8, None)
+
+
+def test_text(tiny: Results) -> None:
+    text = format_rows(compare([tiny]), "table")
+    assert [line.split("  ")[0] for line in text.splitlines()] == [
+        "agent", "─" * 7, "dense", "ddpg", "uniform", "random"
+    ]  # fmt: skip
+    assert " ".join(text.splitlines()[3].split()) == (
+        "ddpg 2 300 280 -0.1600 84.00 % 83.00 % 81.00 ± 2.83 % 31.4 M (50.0 %) 850 kB (50.0 %) "
+        "3 min 20 s 2 of 3 finished, 1 interrupted"
+    )
+    columns = [line.find("%") for line in text.splitlines()[2:5]]
+    assert len(set(columns)) == 1
+
+
+def test_markdown_exactly(tiny: Results) -> None:
+    complete = tiny.model_copy(update={"trials": tiny.trials[3:4]})
+    assert format_rows(compare([complete]), "md") == (
+        "| agent | seeds | evaluations | distinct | best reward | search | test | test mean ± std | MACs | size "
+        "| time |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| dense | - | - | - | - | 93.00 % | 92.80 % | - | 62.8 M (100.0 %) | 1.70 MB (100.0 %) | - |\n"
+        "| uniform | 1 | 1 | 1 | -0.2500 | 75.00 % | 75.00 % | 75.00 % | 31.4 M (50.0 %) | 850 kB (50.0 %) | 1.5 s |\n"
+    )
+
+
+def test_csv_exactly(tiny: Results) -> None:
+    complete = tiny.model_copy(update={"trials": tiny.trials[3:4]})
+    assert format_rows(compare([complete]), "csv") == (
+        "job,spec_id,agent,kind,seeds,finished,failed,interrupted,feasible,evaluations,distinct,best_reward,best_seed,"
+        "search_accuracy,test_accuracy,test_mean,test_std,seconds,macs,macs_of_dense,size,size_of_dense\n"
+        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,,,0.93,0.928,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
+        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,-0.25,0,0.75,0.75,0.75,,1.5,31400000.0,0.5,850000.0,0.5\n"
+    )
+
+
+def test_csv_and_json_say_the_same_with_full_precision(toy_results: ToyResults) -> None:
+    rows = compare([toy_results()])
+    as_json = json.loads(format_rows(rows, "json"))
+    as_csv = list(csv.DictReader(io.StringIO(format_rows(rows, "csv"))))
+    for row, from_json, from_csv in zip(rows, as_json, as_csv, strict=True):
+        assert from_json["test_accuracy"] == row.test_accuracy == float(from_csv["test_accuracy"])
+        assert from_json["costs"]["macs"] == row.costs["macs"] == float(from_csv["macs"])
+    assert as_json[0]["best_reward"] is None
+    assert as_csv[0]["best_reward"] == ""
+
+
+def test_several_jobs_are_named_and_a_cost_that_one_lacks_is_left_out(tiny: Results) -> None:
+    other_dense = DenseRecord(costs={"macs": 10.0}, search_accuracy=0.9, test_accuracy=0.9)
+    other = tiny.model_copy(update={"name": "a|b\nc", "spec_id": "2", "dense": other_dense, "trials": ()})
+    lines = format_rows(compare([tiny, other]), "md").splitlines()
+    assert lines[0].startswith("| job | agent |")
+    assert lines[-1].startswith("| a\\|b c | dense |")
+    assert lines[-1].endswith("| 10 (100.0 %) | - | - | - |")
+
+
+def test_json_has_null_for_infinities(tiny: Results) -> None:
+    row = replace(compare([tiny])[0], best_reward=float("-inf"), costs={"macs": float("nan")})
+    loaded = json.loads(format_rows([row], "json"))
+    assert (loaded[0]["best_reward"], loaded[0]["costs"]) == (None, {"macs": None})
+
+
+def test_an_unknown_format_is_refused(tiny: Results) -> None:
+    with pytest.raises(ValueError, match=r"^format: expected one of table, csv, json, md, got 'xml'$"):
+        format_rows(compare([tiny]), "xml")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0, "MACs", "0 MACs"),
+        (272, "MACs", "272 MACs"),
+        (999.6, "bytes", "1.00 kB"),
+        (512, "bytes", "512 bytes"),
+        (1_088, "bytes", "1.09 kB"),
+        (62_914_560, "MACs", "62.9 M MACs"),
+        (999_600_000, "", "1.00 G"),
+        (4.1e12, "MACs", "4.10 T MACs"),
+        (3.214, "ms", "3.21 ms"),
+        (None, "MACs", "-"),
+    ],
+)
+def test_amounts_for_people(value: float | None, unit: str, expected: str) -> None:
+    assert human(value, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.25, "0.2 s"), (41.4, "41 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (12_000, "3 h 20 min")],
+)
+def test_durations_for_people(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_percentages_for_people() -> None:
+    assert (percent(0.84125, 1), percent(None)) == ("84.1 %", "-")
