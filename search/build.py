@@ -1,0 +1,110 @@
+"""From a spec to the live problem: network, weights, data. The same spec builds the same problem in every process."""
+
+from __future__ import annotations
+
+import time
+
+from torch import nn
+
+from amc_env import zoo
+from amc_env.datasets import SplitSizes, load_splits
+from amc_env.evaluation import NetworkProblem, PruningSettings
+from amc_env.problem import PruningProblem, Widths
+from amc_env.splits import DataSplits, Preprocessing
+from amc_env.toy import ToyProblem
+from search.spec_models import CifarResnet, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
+
+
+class SlowToyProblem(ToyProblem):
+    """The toy problem, each evaluation of which takes a while."""
+
+    seconds_per_evaluation = 0.0
+
+    def score(self, widths: Widths) -> float:
+        time.sleep(self.seconds_per_evaluation)
+        return super().score(widths)
+
+
+def load_data(spec: Spec) -> DataSplits | None:
+    """The spec's images; None for the toy problem.
+
+    Raises:
+        ValueError: the data are not as the spec says.
+        OSError: there are none.
+    """
+    data = spec.data
+    if data is None:
+        return None
+    preprocessing = data.preprocessing
+    return load_splits(
+        data.kind,
+        SplitSizes(data.calibration_images, data.search_images, data.test_images, data.seed),
+        None if preprocessing is None else Preprocessing(**preprocessing.model_dump()),
+        path=getattr(data, "path", None),
+        labels=getattr(data, "labels", None),
+        resize=getattr(data, "resize", None),
+        crop=getattr(data, "crop", None),
+        download=getattr(data, "download", False),
+    )
+
+
+def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
+    """The problem that the spec states, on these data; they are loaded if not given.
+
+    Raises:
+        InfeasibleBudgetError: no policy meets a budget.
+        ValueError: the network cannot be built, traced or pruned, or the weights do not fit.
+        OSError: there are no such weights or data.
+    """
+    if isinstance(spec.network, Toy):
+        return _toy(spec, spec.network)
+    if data is None:
+        data = load_data(spec)
+    if data is None:
+        raise ValueError(f"network {spec.network.kind!r} needs data")
+    return NetworkProblem(
+        _network(spec),
+        data,
+        budget=spec.budget,
+        reward=spec.reward,
+        settings=PruningSettings(**spec.pruning.model_dump()),
+    )
+
+
+def test_accuracy(problem: PruningProblem, widths: Widths) -> float:
+    """Accuracy on the test split; the toy problem has one accuracy only."""
+    return problem.accuracy(widths, "test") if isinstance(problem, NetworkProblem) else problem.score(widths)
+
+
+def _toy(spec: Spec, toy: Toy) -> ToyProblem:
+    problem = SlowToyProblem(
+        toy.decisions, channels=toy.channels, budget=spec.budget, reward=spec.reward, seed=toy.seed
+    )
+    problem.seconds_per_evaluation = toy.seconds_per_evaluation
+    return problem
+
+
+def build_untrained(spec: Spec) -> nn.Module:
+    """The network without the weights of the spec."""
+    match spec.network:
+        case CifarResnet(depth=depth, classes=classes):
+            return zoo.cifar_resnet(depth, classes)
+        case MobileNetV1(width=width, classes=classes):
+            return zoo.mobilenet_v1(width, classes)
+        case Torchvision(name=name, classes=classes):
+            return zoo.torchvision_network(name, classes)
+        case Digits():
+            return zoo.digits_network()
+        case UserFunction(target=target, folder=folder):
+            return zoo.user_network(target, folder)
+        case Toy():
+            raise ValueError("the toy problem has no network")
+
+
+def _network(spec: Spec) -> nn.Module:
+    """The network with its weights."""
+    network = build_untrained(spec)
+    weights = zoo.digits_weights() if isinstance(spec.network, Digits) else getattr(spec.network, "weights", None)
+    if weights is not None:
+        zoo.load_weights(network, weights)
+    return network

@@ -1,0 +1,278 @@
+"""A job: a spec in, a folder with the results out. What stands in the folder is the whole state of the job.
+
+- `DIR/spec.yaml`: the spec, paths absolute, defaults filled in
+- `DIR/results.json`: written when the job begins, and again whenever it ends
+- `DIR/report.html`
+- `DIR/trials/<agent>-seed<k>/evaluations.jsonl`: the journal
+- `DIR/trials/<agent>-seed<k>/result.json`: if and only if the trial is finished
+- `DIR/trials/<agent>-seed<k>/error.txt`: if it failed
+- `DIR/attempts/<n>/`: what Ray Tune keeps of the n-th attempt
+- `DIR/lock`: locked by the process that runs the job
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from amc_env.budget import Budget
+from amc_env.evaluation import NetworkProblem
+from amc_env.policy import write_atomically
+from amc_env.problem import Decision, PruningProblem
+from amc_env.splits import DataSplits
+from amc_env.weights import weights_digest
+from search.build import build_problem, load_data, test_accuracy
+from search.locking import acquire
+from search.machine import available_cpus, set_ray_environment, trials_at_once
+from search.progress import OnProgress, TrialProgress
+from search.report import write_report
+from search.results import (
+    BudgetRecord,
+    DecisionRecord,
+    DenseRecord,
+    JobStatus,
+    Results,
+    SplitRecord,
+    TrialRecord,
+)
+from search.spec import load_spec, save_spec
+from search.spec_models import Spec
+from search.trial import plan_trials, read_trial
+
+_VERSIONS = ("amc-search", "torch", "torchvision", "gymnasium", "stable-baselines3", "ray", "numpy")
+
+
+class JobError(ValueError):
+    """The job cannot be run as asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    spec: Spec
+    data: DataSplits | None
+    problem: PruningProblem
+    address: str | None
+
+
+def _ignore(progress: TrialProgress) -> None:
+    pass
+
+
+def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnProgress = _ignore) -> Results:
+    """Run a new job in a folder that is empty or not there yet.
+
+    Args:
+        spec: what to do.
+        out: the job's folder.
+        address: of a Ray cluster that exists; None to start one on this machine, for this job alone.
+        on_progress: called as trials come on.
+
+    Returns:
+        The results; their status is "interrupted" if SIGINT or SIGTERM came while trials were running.
+
+    Raises:
+        JobError: the folder is in use, or network, data, budget or resources are not as the spec needs them.
+        KeyboardInterrupt: a signal came before the first trial.
+    """
+    _refuse_used(out)
+    job = _prepare(spec, address)
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _refuse_used(out)
+        write_atomically(out / "spec.yaml", save_spec(spec))
+        return _run(job, out.resolve(), on_progress)
+
+
+def resume_job(folder: Path, address: str | None = None, on_progress: OnProgress = _ignore) -> Results:
+    """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
+    spec = job_spec(folder)
+    with _locked(folder):
+        done = (folder / "results.json").exists() and load_results(folder).status == "finished"
+        if done and not _pending(spec, folder) and (folder / "report.html").exists():
+            raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
+        return _run(_prepare(spec, address), folder.resolve(), on_progress)
+
+
+def job_spec(folder: Path) -> Spec:
+    """The spec of a job.
+
+    Raises:
+        JobError: the folder is none of a job.
+    """
+    if not (folder / "spec.yaml").is_file():
+        raise JobError(f"{folder}: no job folder, it has no spec.yaml; expected a folder made by `amc run`")
+    return load_spec(folder / "spec.yaml")
+
+
+def load_results(folder: Path) -> Results:
+    """The results of a job, as far as it has come. Reads only.
+
+    Raises:
+        JobError: the folder is none of a job, or the job has not begun its search.
+    """
+    spec = job_spec(folder)
+    if not (folder / "results.json").is_file():
+        raise JobError(f"{folder}: the search has not begun; continue with `amc resume {folder}`")
+    results = Results.model_validate_json((folder / "results.json").read_text())
+    return results if results.status == "finished" else _with_trials(results, spec, folder)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is running the job."""
+    try:
+        with (folder / "lock").open("rb") as file:
+            return not acquire(file, 0.0)
+    except FileNotFoundError:
+        return False
+
+
+def _prepare(spec: Spec, address: str | None) -> _Job:
+    try:
+        if address is None:
+            trials_at_once(spec.resources, [available_cpus()])
+        data = load_data(spec)
+        return _Job(spec, data, build_problem(spec, data), address)
+    except (ValueError, OSError) as error:
+        raise JobError(str(error)) from error
+
+
+def _run(job: _Job, folder: Path, on_progress: OnProgress) -> Results:
+    started = time.monotonic()
+    begun = _begin(job, folder)
+    pending = _pending(job.spec, folder)
+    for name in pending:
+        (folder / "trials" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "trials" / name / "error.txt").unlink(missing_ok=True)
+    with contextlib.suppress(KeyboardInterrupt):  # the trials tell what was interrupted
+        if pending:
+            _search(job, folder, pending, on_progress)
+    seconds = begun.seconds + time.monotonic() - started
+    results = _with_trials(begun, job.spec, folder).model_copy(update={"seconds": seconds})
+    _save(results, folder)
+    write_report(results, folder / "report.html")
+    return results
+
+
+def _search(job: _Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
+    set_ray_environment(job.address)
+    from search.tuner import Attempt, run_trials
+
+    trials = [trial for trial in plan_trials(job.spec) if trial.name in pending]
+    attempts = folder / "attempts"
+    attempts.mkdir(exist_ok=True)
+    storage = attempts / str(1 + max((int(entry.name) for entry in attempts.iterdir()), default=0))
+    storage.mkdir()
+    try:
+        run_trials(Attempt(job.spec, job.data, trials, folder, storage, job.address), on_progress)
+    except ConnectionError as error:
+        raise JobError(f"no Ray cluster at {job.address}: {error}") from error
+
+
+def _begin(job: _Job, folder: Path) -> Results:
+    """What is known before any trial, among it the dense network, measured once per job."""
+    path = folder / "results.json"
+    identity = _identity(job)
+    if not path.exists():
+        begun = _describe(job, identity)
+        _save(begun, folder)
+        return begun
+    begun = Results.model_validate_json(path.read_text())
+    changed = [name for name, value in identity.items() if getattr(begun, name) != value]
+    if changed:
+        raise JobError(f"{folder}: not what it was when the job began: {', '.join(changed)}; start a new job")
+    return begun
+
+
+def _identity(job: _Job) -> dict[str, str]:
+    """What must be the same when a job is resumed; the toy problem has neither data nor weights."""
+    return {
+        "spec_id": job.spec.spec_id,
+        "data_digest": "" if job.data is None else job.data.digest,
+        "weights_digest": weights_digest(job.problem.network) if isinstance(job.problem, NetworkProblem) else "",
+    }
+
+
+def _describe(job: _Job, identity: dict[str, str]) -> Results:
+    problem, data = job.problem, job.data
+    splits = {} if data is None else {name: getattr(data, name) for name in ("calibration", "search", "test")}
+    return Results(
+        name=job.spec.name,
+        status="interrupted",
+        spec=job.spec.content(),
+        spec_id=identity["spec_id"],
+        data_digest=identity["data_digest"],
+        weights_digest=identity["weights_digest"],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        dense=DenseRecord(
+            costs=problem.dense_costs,
+            search_accuracy=problem.score(problem.dense_widths),
+            test_accuracy=test_accuracy(problem, problem.dense_widths),
+        ),
+        budgets=tuple(_budget(problem, budget) for budget in problem.budgets),
+        decisions=tuple(_decision(decision) for decision in problem.decisions),
+        splits={name: SplitRecord(images=len(split), source=split.source) for name, split in splits.items()},
+        trials=(),
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
+    )
+
+
+def _budget(problem: PruningProblem, budget: Budget) -> BudgetRecord:
+    fraction = budget.limit / problem.dense_costs[budget.cost]
+    unit = problem.cost_models[budget.cost].unit
+    return BudgetRecord(cost=budget.cost, limit=budget.limit, fraction=fraction, unit=unit)
+
+
+def _decision(decision: Decision) -> DecisionRecord:
+    layer = decision.layer
+    return DecisionRecord(
+        name=decision.name,
+        channels=decision.size,
+        op=layer.op,
+        kernel=layer.kernel_size[0],
+        stride=layer.stride[0],
+        macs=layer.macs,
+    )
+
+
+def _with_trials(results: Results, spec: Spec, folder: Path) -> Results:
+    """The results with all trials as they are now, and the status that follows from them."""
+    planned = plan_trials(spec)
+    trials = tuple(read_trial(trial.agent, trial.seed, folder / "trials" / trial.name) for trial in planned)
+    return results.model_copy(update={"trials": trials, "status": job_status(trials)})
+
+
+def job_status(trials: tuple[TrialRecord, ...]) -> JobStatus:
+    """Interrupted if any trial was, failed if all did, else finished."""
+    states = {trial.status for trial in trials}
+    if "interrupted" in states:
+        return "interrupted"
+    return "failed" if states == {"failed"} else "finished"
+
+
+def _pending(spec: Spec, folder: Path) -> list[str]:
+    names = [trial.name for trial in plan_trials(spec)]
+    return [name for name in names if not (folder / "trials" / name / "result.json").exists()]
+
+
+def _save(results: Results, folder: Path) -> None:
+    write_atomically(folder / "results.json", results.model_dump_json(indent=1))
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(entry.name != "lock" for entry in out.iterdir())):
+        raise JobError(f"{out}: expected a new or empty folder for the job; take another, or `amc resume {out}`")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("ab") as file:
+        if not acquire(file, 1.0):
+            raise JobError(f"{folder}: another process is running this job")
+        yield

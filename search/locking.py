@@ -1,0 +1,21 @@
+"""File locks: who holds one is alive, since the system releases it with the process."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from typing import IO
+
+
+def acquire(file: IO[bytes], patience_s: float) -> bool:
+    """Lock an open file for this process alone, waiting up to `patience_s` seconds; False if another one keeps it."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
+        else:
+            return True

@@ -1,0 +1,65 @@
+"""What this machine can run at once, and the environment in which Ray is started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from search.spec_models import Resources
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a signal is handled here, so that an interrupted trial is known as such
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its control group."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        allowed, period = quota.read_text().split()
+        if allowed != "max":
+            return max(1, min(affinity, int(allowed) // int(period)))
+    return affinity
+
+
+def trials_at_once(resources: Resources, cpus_of_nodes: list[int]) -> int:
+    """How many trials run in parallel on nodes with so many CPUs.
+
+    Raises:
+        ValueError: the resources ask for more than there is.
+    """
+    threads = resources.threads_per_trial
+    slots = sum(cpus // threads for cpus in cpus_of_nodes)
+    if slots == 0:
+        raise ValueError(
+            f"resources: threads_per_trial {threads}, but the largest node has {max(cpus_of_nodes, default=0)} CPU(s); "
+            f"ask for fewer"
+        )
+    wanted = resources.trials_in_parallel or slots
+    if wanted > slots:
+        raise ValueError(
+            f"resources: trials_in_parallel {wanted} of {threads} thread(s) each, but the "
+            f"{sum(cpus_of_nodes)} CPU(s) have room for {slots}; ask for fewer"
+        )
+    return wanted
+
+
+def set_ray_environment(address: str | None) -> None:
+    """Set what Ray reads when it is imported: quiet, and for a Ray of our own a token that only this process knows.
+
+    A cluster that exists has its own token, which Ray finds where the user put it.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.update(_QUIET)
+    if address is None:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(), RAY_memory_monitor_refresh_ms="0")

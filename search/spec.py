@@ -1,0 +1,207 @@
+"""Specs as files: read YAML or JSON, apply overrides, resolve paths, and say what is wrong in words of the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from search.spec_models import Spec, SpecError, nearest, spec_schema
+
+__all__ = ["STARTER", "Spec", "SpecError", "load_spec", "save_spec", "schema_text", "spec_schema"]
+
+#: keys whose values are paths, wherever they stand
+_PATH_KEYS = frozenset({"weights", "path", "labels", "folder"})
+
+STARTER = """\
+version: 1
+name: digits-half-macs
+
+# cifar_resnet (depth, classes, weights), mobilenet_v1 (width, classes, weights), torchvision (name, classes, weights),
+# function (target: "module:function", weights), or the embedded one that is trained on first use:
+network: {kind: digits}
+
+# npz (path), cifar10, cifar100, mnist, fashion_mnist (path, download), image_folder (path, labels, resize, crop):
+# these need search_images and test_images. Agents see the search split, only the report sees the test split.
+data:
+  kind: digits
+  calibration_images: 500
+  search_images: 450
+  test_images: 450
+  seed: 0
+  # preprocessing: {mean: [0.5], std: [0.25], scale: 255}   # as the weights need it
+
+# Upper limits: "50%" of the dense network's cost, or a number (macs; size in bytes). Several may hold at once.
+budget: {macs: 50%}
+
+pruning:
+  round_to: 4          # channel counts are multiples of this
+  max_ratio: 0.8       # no decision removes more than this fraction
+  criterion: l1
+  recalibrate_batchnorm: true
+
+reward: error          # or error_macs, error_weights
+
+agents:
+  - kind: ddpg
+  - kind: uniform
+  - kind: random
+seeds: [0, 1, 2]       # each agent runs once per seed
+evaluations: 100       # of each trial
+
+resources:
+  trials_in_parallel: null   # as many as there are CPUs for
+  threads_per_trial: 1
+  max_failures: 2            # how often a trial whose process died is started again
+"""
+
+
+def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
+    """Read a spec. Relative paths in the file are taken from its folder, those of overrides from the current one.
+
+    Args:
+        path: a YAML file, or JSON.
+        overrides: "key=value" with a dotted key ("agents.0.name=a") and a value in YAML.
+
+    Raises:
+        SpecError: the file is not there or not YAML, a key is unknown, or a value does not fit.
+    """
+    file = Path(path)
+    raw = _read(file)
+    if isinstance(raw.get("network"), dict) and raw["network"].get("kind") == "function":
+        raw["network"].setdefault("folder", ".")
+    raw = _with_absolute_paths(raw, file.resolve().parent)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Spec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError("\n".join(f"{file}: {line}" for line in _explain(error))) from error
+
+
+def save_spec(spec: Spec) -> str:
+    """The spec as YAML, defaults filled in; `load_spec` reads the same spec again."""
+    return yaml.safe_dump(spec.content(), sort_keys=False, allow_unicode=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{file}: cannot be read as a spec: {reason}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(f"{file}{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{file}: expected keys and values such as 'version: 1', got {type(content).__name__}")
+    return content
+
+
+def _with_absolute_paths(value: Any, folder: Path, key: object = None) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_absolute_paths(entry, folder, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_absolute_paths(entry, folder) for entry in value]
+    if key in _PATH_KEYS and isinstance(value, str):
+        return str((folder / Path(value).expanduser()).resolve())
+    return value
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted key; mappings on the way are made, places in lists must exist."""
+    dotted, equals, text = override.partition("=")
+    if not (dotted and equals):
+        raise SpecError(f"--set {override}: expected key=value, such as evaluations=10 or agents.0.name=a")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: the value is not YAML: {getattr(error, 'problem', error)}") from error
+    *way, last = dotted.split(".")
+    place: Any = raw
+    for part in way:
+        place = _child(place, part, override)
+    key = _key(place, last, override)
+    place[key] = _with_absolute_paths(value, Path.cwd(), last)
+
+
+def _child(place: Any, part: str, override: str) -> Any:
+    key = _key(place, part, override)
+    if isinstance(place, dict) and place.get(key) is None:
+        place[key] = {}
+    return place[key]
+
+
+def _key(place: Any, part: str, override: str) -> str | int:
+    if isinstance(place, dict):
+        return part
+    if not isinstance(place, list):
+        raise SpecError(f"--set {override}: nothing can be set under {part!r}: what holds it is {place!r}")
+    if not part.isdecimal() or int(part) >= len(place):
+        raise SpecError(f"--set {override}: expected an index of 0..{len(place) - 1} in a list, got {part!r}")
+    return int(part)
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line for each fault: dotted key, what is wrong, the nearest known key."""
+    lines = []
+    for fault in error.errors():
+        dotted, known = _place(fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            known_keys = ", ".join(known)
+            message = f"unknown key{nearest(str(fault['loc'][-1]), known)} (known here: {known_keys})"
+        elif fault["type"] == "missing":
+            message = "is missing"
+        elif fault["type"] == "union_tag_invalid":
+            tags = [tag.strip("'") for tag in fault["ctx"]["expected_tags"].split(", ")]
+            tag = fault["ctx"]["tag"]
+            message = f"unknown kind {tag!r}{nearest(tag, tags)} (known: {', '.join(tags)})"
+        elif fault["type"] == "union_tag_not_found":
+            message = "expected a mapping with a kind, such as {kind: ...}"
+        elif isinstance(fault["input"], str | int | float):
+            message = f"{message}, got {fault['input']!r}"
+        lines.append(f"{dotted}: {message}" if dotted else message)
+    return lines
+
+
+def _place(location: Sequence[str | int]) -> tuple[str, list[str]]:
+    """The dotted key of a fault in the file, and the keys known at that level.
+
+    A location names the chosen member of a union as well, which the file does not: the schema tells them apart.
+    """
+    root = spec_schema()
+    schema: Mapping[str, Any] = root
+    parts: list[str] = []
+    known: list[str] = []
+    for part in location:
+        schema = _resolved(schema, root)
+        mapping = schema.get("discriminator", {}).get("mapping", {})
+        if part in mapping:
+            schema = {"$ref": mapping[part]}
+            continue
+        known = list(schema.get("properties", {}))
+        parts.append(str(part))
+        schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
+    return ".".join(parts), known
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow references, and of "this or null" take this."""
+    while True:
+        if "$ref" in schema:
+            schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+        elif "anyOf" in schema:
+            schema = next(option for option in schema["anyOf"] if option.get("type") != "null")
+        else:
+            return schema
+
+
+def schema_text() -> str:
+    """The JSON schema of a spec, as text."""
+    return json.dumps(spec_schema(), indent=2)

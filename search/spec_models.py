@@ -1,0 +1,242 @@
+"""The spec of a job: what the file may say. Unknown keys are errors; the same spec gives the same results."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agents.random_search import RandomSearch
+from agents.uniform import Uniform
+from amc_env.budget import parse_limit
+from amc_env.problem import RewardForm
+from amc_env.pruning.criteria import Criterion
+from hw.cost import COST_MODELS
+
+AnyAgent = Annotated[Uniform | RandomSearch, Field(discriminator="kind")]
+Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SpecError(ValueError):
+    """The spec cannot be used as it is; the message says where and why."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CifarResnet(_Part):
+    """A ResNet of 6n + 2 layers for 32x32 images, with option-A shortcuts."""
+
+    kind: Literal["cifar_resnet"]
+    depth: Count
+    classes: Count = 10
+    weights: Path
+
+
+class MobileNetV1(_Part):
+    """MobileNet-V1 with all channel counts times `width`."""
+
+    kind: Literal["mobilenet_v1"]
+    width: float = Field(default=1.0, gt=0)
+    classes: Count = 1000
+    weights: Path
+
+
+class Torchvision(_Part):
+    """A classification model of torchvision by its name."""
+
+    kind: Literal["torchvision"]
+    name: str
+    classes: Count = 1000
+    weights: Path
+
+
+class Digits(_Part):
+    """The small embedded network for scikit-learn's digits, trained on first use."""
+
+    kind: Literal["digits"]
+
+
+class UserFunction(_Part):
+    """A function of the user's, without arguments, that returns a network; without `weights` it returns a trained one.
+
+    Attributes:
+        target: "module:function".
+        folder: where the module is looked for first; by default the folder of the spec.
+    """
+
+    kind: Literal["function"]
+    target: str
+    folder: Path
+    weights: Path | None = None
+
+
+class Toy(_Part):
+    """The toy problem: no network and no data, a closed-form accuracy.
+
+    Attributes:
+        seconds_per_evaluation: each evaluation takes this long, for trying out the service.
+    """
+
+    kind: Literal["toy"]
+    decisions: Count = 6
+    channels: int = Field(default=16, ge=2)
+    seed: Seed = 0
+    seconds_per_evaluation: float = Field(default=0.0, ge=0.0)
+
+
+Network = Annotated[CifarResnet | MobileNetV1 | Torchvision | Digits | UserFunction | Toy, Field(discriminator="kind")]
+
+
+class Normalisation(_Part):
+    """Images to network input: divide by `scale`, subtract `mean`, divide by `std`. Replaces all of the kind's own."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    scale: float = Field(default=255.0, gt=0)
+    rotate_180: bool = False
+
+
+class _Images(_Part):
+    calibration_images: Count = 500
+    search_images: Count
+    test_images: Count
+    seed: Seed = 0
+    preprocessing: Normalisation | None = None
+
+
+class DigitsImages(_Images):
+    """Scikit-learn's digits."""
+
+    kind: Literal["digits"]
+    search_images: Count = 450
+    test_images: Count = 450
+
+
+class Npz(_Images):
+    """Arrays test_images and test_labels, and perhaps train_images and train_labels, in one .npz file."""
+
+    kind: Literal["npz"]
+    path: Path
+
+
+class TorchvisionImages(_Images):
+    """A data set of torchvision, in its layout under `path`."""
+
+    kind: Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
+    path: Path
+    download: bool = False
+
+
+class ImageFolder(_Images):
+    """One sub-folder per class, or any files named by a CSV `labels` (file, class_index)."""
+
+    kind: Literal["image_folder"]
+    path: Path
+    labels: Path | None = None
+    resize: Count | None = None
+    crop: Count | None = None
+
+
+Data = Annotated[DigitsImages | Npz | TorchvisionImages | ImageFolder, Field(discriminator="kind")]
+
+
+class Pruning(_Part):
+    """How channels are removed; see `amc_env.evaluation.PruningSettings`."""
+
+    round_to: Count = 8
+    max_ratio: float = Field(default=0.8, gt=0, lt=1)
+    criterion: Criterion = "l1"
+    recalibrate_batchnorm: bool = True
+
+
+class Resources(_Part):
+    """What a job may use; it changes how long a job takes, and `threads_per_trial` perhaps the last digits.
+
+    Attributes:
+        trials_in_parallel: as many as there are CPUs for unless told.
+        max_failures: how often a trial whose process died (killed, out of memory) is started again.
+    """
+
+    trials_in_parallel: Count | None = None
+    threads_per_trial: Count = 1
+    max_failures: int = Field(default=2, ge=0)
+
+
+class Spec(_Part):
+    """A whole job. `spec_id` is the SHA-256 of its canonical JSON."""
+
+    version: Literal[1]
+    name: str = Field(default="search", pattern=r"^[A-Za-z0-9._-]+$")
+    network: Network
+    data: Data | None = None
+    budget: dict[str, float | str] = {}
+    pruning: Pruning = Pruning()
+    reward: RewardForm = "error"
+    agents: tuple[AnyAgent, ...]
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    evaluations: Count
+    resources: Resources = Resources()
+
+    @field_validator("budget")
+    @classmethod
+    def _known_limits(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
+        for cost, limit in budget.items():
+            if cost not in COST_MODELS:
+                raise ValueError(f"unknown cost {cost!r}{nearest(cost, COST_MODELS)} (known: {', '.join(COST_MODELS)})")
+            parse_limit(cost, limit, 1.0)
+        return budget
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"expected each seed once, got {list(seeds)}")
+        return seeds
+
+    @field_validator("agents")
+    @classmethod
+    def _unique_labels(cls, agents: tuple[AnyAgent, ...]) -> tuple[AnyAgent, ...]:
+        if not agents:
+            raise ValueError("expected at least one, such as {kind: random}")
+        labels = [agent.label for agent in agents]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two agents are called {twice!r}; give one of them another name")
+        return agents
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Spec:
+        if (self.data is None) != (self.network.kind == "toy"):
+            raise ValueError("data: needed by every network but 'toy', which takes none")
+        if self.reward == "error" and not self.budget:
+            raise ValueError(
+                "budget: expected at least one limit, such as {macs: 50%}; without one, reward 'error' removes nothing"
+            )
+        return self
+
+    @property
+    def spec_id(self) -> str:
+        canonical = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """The spec as plain values for JSON or YAML, defaults filled in."""
+        return self.model_dump(mode="json")
+
+
+def spec_schema() -> dict[str, Any]:
+    """The JSON schema of a spec."""
+    return Spec.model_json_schema()
+
+
+def nearest(name: str, known: Any) -> str:
+    """A hint for people: "; did you mean 'seeds'?", or nothing if no known name is near."""
+    close = difflib.get_close_matches(name, [str(entry) for entry in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

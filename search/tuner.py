@@ -1,0 +1,219 @@
+"""Trials on Ray Tune: in parallel, retried when a worker dies, stopped by a signal. The only file that imports ray.
+
+Call `search.machine.set_ray_environment` before the first import of this module: Ray reads its settings then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+
+from amc_env.policy import write_atomically
+from amc_env.splits import DataSplits
+from search.build import build_problem
+from search.machine import available_cpus, trials_at_once
+from search.progress import OnProgress, TrialProgress, TrialState
+from search.spec_models import Spec
+from search.trial import PlannedTrial, plan_trials, run_trial
+
+_SMALLEST_OBJECT_STORE = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one run of Ray Tune does: trials of a job that are not finished yet.
+
+    Attributes:
+        job: the job's folder; on a cluster, on storage that every node sees.
+        storage: a new folder for what Ray Tune keeps.
+        address: of a Ray cluster that exists; None for one of our own on this machine.
+    """
+
+    spec: Spec
+    data: DataSplits | None
+    trials: Sequence[PlannedTrial]
+    job: Path
+    storage: Path
+    address: str | None
+
+
+def run_trials(attempt: Attempt, on_progress: OnProgress) -> None:
+    """Run the trials. They leave their results in their folders, `job/trials/<name>`.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; all trials were stopped.
+        ValueError: the cluster is too small for the spec's resources.
+    """
+    with _ray(attempt.address, _bytes(attempt.data)), _stop_on_signal() as stopped:
+        parallel = trials_at_once(attempt.spec.resources, _cpus_of_nodes())
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(_trial, spec=attempt.spec, data=attempt.data, job=str(attempt.job)),
+                {"cpu": attempt.spec.resources.threads_per_trial},
+            ),
+            param_space={"trial": tune.grid_search([trial.name for trial in attempt.trials])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=parallel, trial_name_creator=_name, trial_dirname_creator=_name
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(attempt.storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=attempt.spec.resources.max_failures),
+                callbacks=[_Watch(attempt.job, on_progress, stopped)],
+            ),
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            tuner.fit()
+
+
+def check_local_ray() -> str:
+    """Start a Ray on this machine, let it compute something, and end it. Returns its version."""
+    with _ray(None, 0):
+        ray.get(ray.remote(lambda: 1).remote())
+    return str(ray.__version__)
+
+
+def _trial(config: dict[str, str], spec: Spec, data: DataSplits | None, job: str) -> None:
+    """What a worker does: one trial."""
+    folder = Path(job) / "trials" / config["trial"]
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder} on node {socket.gethostname()}: on a cluster, the job folder must lie on "
+            f"storage that every node sees at the same path"
+        )
+    planned = next(trial for trial in plan_trials(spec) if trial.name == config["trial"])
+
+    def report(progress: TrialProgress) -> None:
+        tune.report({"evaluations": progress.evaluations, "best_reward": progress.best_reward, "spent_s": progress.seconds})
+
+    run_trial(spec, build_problem(spec, data), planned.agent, planned.seed, folder, report)
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+class _Watch(tune.Callback):
+    """Follows the trials in the driver: progress, the errors of workers that died, and the signal to stop."""
+
+    def __init__(self, job: Path, on_progress: OnProgress, stopped: Callable[[], bool]) -> None:
+        self._job, self._on_progress, self._stopped = job, on_progress, stopped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune saves its callbacks; this one is never restored."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._stopped():
+            raise KeyboardInterrupt
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._tell(trial, "running", result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "retrying")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "finished" if (self._folder(trial) / "result.json").exists() else "failed")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = f"The worker process of the trial ended unexpectedly, or never began:\n{trial.get_error()}\n"
+        write_atomically(self._folder(trial) / "error.txt", error)
+        self._tell(trial, "failed")
+
+    def _folder(self, trial: Any) -> Path:
+        return self._job / "trials" / _name(trial)
+
+    def _tell(self, trial: Any, state: TrialState, result: dict[str, Any] | None = None) -> None:
+        last = result or trial.last_result or {}
+        self._on_progress(
+            TrialProgress(_name(trial), state, last.get("evaluations", 0), last.get("best_reward"), last.get("spent_s", 0.0))
+        )
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, data_bytes: int) -> Iterator[None]:
+    """Connected to a Ray: one of our own that ends with the block, or the cluster at the address."""
+    if ray.is_initialized():
+        raise ValueError("this process is connected to a Ray already; call ray.shutdown() first")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    # Ray makes socket files below this folder, and their paths must be short.
+    folder = tempfile.mkdtemp(prefix="amc-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=available_cpus(),
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_SMALLEST_OBJECT_STORE + 2 * data_bytes,
+                _temp_dir=folder,
+                **common,
+            )
+        else:
+            ray.init(address=address, **common)
+        yield
+    finally:
+        with _signals_ignored():
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGINT and SIGTERM only set a flag, which the value of the block reads."""
+    came = threading.Event()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        came.set()
+
+    with _handlers(handler):
+        yield came.is_set
+
+
+def _signals_ignored() -> contextlib.AbstractContextManager[None]:
+    """Within the block SIGINT and SIGTERM do nothing: a second Ctrl-C must not leave processes behind."""
+    return _handlers(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _handlers(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _cpus_of_nodes() -> list[int]:
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _bytes(data: DataSplits | None) -> int:
+    if data is None:
+        return 0
+    return sum(split.images.nbytes + split.labels.nbytes for split in (data.calibration, data.search, data.test))
