@@ -19,7 +19,9 @@ _LARGEST_RATIO = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
 class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """## Description
+    """Choose one ratio per step; the score of the pruned network comes at the end.
+
+    ## Description
     Choose the fraction of channels to remove from every layer of a trained network, in forward order, under a
     budget ([AMC], arXiv 1802.03494). An episode has exactly one step per decision of the problem.
 
@@ -101,9 +103,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._kept = []
         return self._embed(0, self._kept), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         step = len(self._kept)
         if step == len(self.problem.decisions):
             raise RuntimeError("step: the episode has ended; call reset() first")
@@ -126,7 +126,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         reward = evaluation.reward if evaluation.feasible else self.infeasible_reward
         return self._final_observation(), float(reward), True, False, info | self._outcome(evaluation)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The decisions so far: name, channels, kept, ratio."""
         if self.render_mode is None:
             return None

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from amc_env.problem import ChannelMap, Decision, IntArray, PruningProblem, RewardForm, Widths
+from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Widths
 from amc_env.pruning.batchnorm import recalibrate_batchnorm
 from amc_env.pruning.criteria import Criterion, removal_order
-from amc_env.pruning.graph import ChannelGraph, ChannelGroup
+from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
 from amc_env.pruning.trace import trace_channels
 from amc_env.splits import DataSplits, Split
@@ -84,9 +84,7 @@ class NetworkProblem(PruningProblem):
         check_surgery(self.network, self.graph, example)
         choices = [_choices(group, settings) for group in self.graph.groups]
         kept_whole = _matching(self.graph, settings.keep)
-        self._decided = [
-            index for index, allowed in enumerate(choices) if len(allowed) > 1 and index not in kept_whole
-        ]
+        self._decided = [index for index, allowed in enumerate(choices) if len(allowed) > 1 and index not in kept_whole]
         self._order = removal_order(self.network, self.graph, settings.criterion)
         if not self._decided:
             raise ValueError(

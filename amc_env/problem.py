@@ -1,4 +1,4 @@
-"""The pruning problem: decisions, costs, budgets and the score of a policy. Agents and the environment see only this."""
+"""The pruning problem: decisions, costs, budgets and the score of a policy; agents see nothing else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Decision:
         ascending = list(self.choices) == sorted(set(self.choices))
         if not self.choices or not ascending or self.choices[0] < 1 or self.choices[-1] != self.size:
             raise ValueError(
-                f"decision {self.name!r}: choices must ascend from at least 1 to its size {self.size}, got {self.choices}"
+                f"decision {self.name!r}: choices must ascend from at least 1 to its size {self.size}, "
+                f"got {self.choices}"
             )
 
     @cached_property
@@ -171,7 +172,9 @@ class PruningProblem(ABC):
         """
         values = np.asarray(ratios, dtype=np.float64)
         if values.shape != (len(self.decisions),):
-            raise ValueError(f"ratios: expected one for each of {len(self.decisions)} decisions, got shape {values.shape}")
+            raise ValueError(
+                f"ratios: expected one for each of {len(self.decisions)} decisions, got shape {values.shape}"
+            )
         if not ((values >= 0.0) & (values < 1.0)).all():
             raise ValueError(f"ratios: expected fractions removed in [0, 1), got {values.tolist()}")
         return tuple(decision.kept(ratio) for decision, ratio in zip(self.decisions, values, strict=True))

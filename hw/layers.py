@@ -88,7 +88,10 @@ class LayerShape:
         if groups > 1:
             groups = kept_in * self.groups // self.in_channels
             same = kept_out * self.groups // self.out_channels
-            whole = groups * self.in_channels == kept_in * self.groups and same * self.out_channels == kept_out * self.groups
+            whole = (
+                groups * self.in_channels == kept_in * self.groups
+                and same * self.out_channels == kept_out * self.groups
+            )
             if not whole or groups != same:
                 raise ValueError(
                     f"layer {self.name!r}: a convolution of {self.groups} groups keeps whole groups, "

@@ -55,7 +55,7 @@ def apply_plan(network: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
             raise ValueError(f"the plan prunes {name!r}, which the network does not have")
         _update_sizes(modules[name.rpartition(".")[0]])
     for name, (before, after) in plan["paddings"].items():
-        modules[name].channel_padding = (before, after)  # type: ignore[assignment]
+        modules[name].channel_padding = (before, after)
     return pruned
 
 

@@ -58,11 +58,11 @@ class _Channels:
     atoms: IntArray
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the channels through the ATen operations of one forward pass."""
 
     def __init__(self, network: nn.Module, example: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.units = UnitFinder()
         self.module_stack: list[str] = [""]
         self._batch = example.shape[0]
@@ -110,7 +110,8 @@ class _Tracer(TorchDispatchMode):
         place = f"module {where!r} ({kind})" if where else f"the forward of {kind}"
         return UntraceableNetworkError(
             f"the network's channels cannot be traced: in {place}, {reason}. "
-            f"Networks of convolutions, linear layers, batch norm, sums, products, concatenations and pooling can be pruned."
+            f"Networks of convolutions, linear layers, batch norm, sums, products, concatenations and pooling can be "
+            f"pruned."
         )
 
     # one method per kind of operation; args are those of the ATen operation
@@ -119,13 +120,15 @@ class _Tracer(TorchDispatchMode):
         image, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
         channels = self._expect(image, dim=1)
         if transposed or weight.ndim != 4:
-            raise self.refusal(f"a convolution that is transposed or not two-dimensional (weight {tuple(weight.shape)})")
+            raise self.refusal(
+                f"a convolution that is transposed or not two-dimensional (weight {tuple(weight.shape)})"
+            )
         name = self._layer_name(weight)
         outputs = self.units.new_atoms(weight.shape[0], producer=name)
         shape = LayerShape(
-            name.removesuffix(".weight"), "conv", weight.shape[1] * groups, weight.shape[0],
+            name.removesuffix(".weight"), "conv", weight.shape[1] * groups, weight.shape[0], groups=groups,
             kernel_size=_pair(weight.shape[2:]), stride=_pair(stride), padding=_pair(padding), dilation=_pair(dilation),
-            groups=groups, input_size=_pair(image.shape[2:]), output_size=_pair(result.shape[2:]), bias=bias is not None,
+            input_size=_pair(image.shape[2:]), output_size=_pair(result.shape[2:]), bias=bias is not None,
         )  # fmt: skip
         self.units.layer(shape, name, channels.atoms, outputs)
         self.units.slice(name, 0, outputs)
@@ -187,7 +190,9 @@ class _Tracer(TorchDispatchMode):
         from_end = channels.dim - first.ndim
         for tensor, other in labelled[1:]:
             if other.dim - tensor.ndim != from_end or len(other.atoms) != len(channels.atoms):
-                raise self.refusal(f"shapes {tuple(first.shape)} and {tuple(tensor.shape)} meet in different dimensions")
+                raise self.refusal(
+                    f"shapes {tuple(first.shape)} and {tuple(tensor.shape)} meet in different dimensions"
+                )
             self.units.unite(channels.atoms, other.atoms)
         for tensor in tensors:
             if id(tensor) not in self._channels:
@@ -200,7 +205,9 @@ class _Tracer(TorchDispatchMode):
             return
         name = self._stored.get(id(tensor))
         if name is None or tensor.numel() != len(atoms):
-            raise self.refusal(f"a tensor of shape {tuple(tensor.shape)} that is no per-channel parameter meets the channels")
+            raise self.refusal(
+                f"a tensor of shape {tuple(tensor.shape)} that is no per-channel parameter meets the channels"
+            )
         stored_dim = int(np.argmax(self._tensor(name).shape))
         self.units.slice(name, stored_dim, atoms)
         if name in self._learnable:

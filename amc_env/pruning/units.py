@@ -73,7 +73,8 @@ class UnitFinder:
         unit_of_root, sizes = self._number_units(roots)
 
         def labels(atoms: IntArray) -> UnitLabels:
-            return unit_of_root[roots[atoms]]
+            units: UnitLabels = unit_of_root[roots[atoms]]
+            return units
 
         outputs = tuple(labels(out) for _, _, out in self._layers)
         layers = tuple(shape for shape, _, _ in self._layers)

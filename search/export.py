@@ -1,0 +1,169 @@
+"""Hand back the winner: policy, plan, weights, ONNX and a run card, in a folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amc_env.evaluation import NetworkProblem
+from amc_env.policy import PruningPolicy
+from amc_env.pruning.surgery import apply_plan
+from search.build import build_problem, build_untrained
+from search.job import load_results
+from search.results import PolicyRecord, Results, TrialRecord
+from search.spec_models import Spec
+
+#: largest difference allowed between the ONNX network's and the network's outputs, relative to the largest output
+ONNX_TOLERANCE = 1e-4
+
+
+class ExportError(ValueError):
+    """There is nothing to export, or the exported network is not the one that was scored."""
+
+
+def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None = None) -> None:
+    """Write the best policy of a job, or of one agent or seed of it, and its network, to the new folder `out`.
+
+    policy.json: ratio per decision. plan.json: the indices that stay, by which `load_exported` rebuilds the network.
+    weights.pt: its state_dict. model.onnx: float32, any batch size, checked in onnxruntime against the network.
+    card.json: spec, seeds, versions, digests, costs, accuracies on both splits.
+
+    Raises:
+        ExportError: no such winner, `out` exists, or a check failed; then nothing is written.
+    """
+    results = load_results(job)
+    trial, winner = choose_winner(results, agent, seed)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not an empty folder; give another --out")
+    problem = build_problem(Spec.model_validate(results.spec))
+    if not isinstance(problem, NetworkProblem):
+        raise ExportError("the job searched the toy problem, which has no network to export")
+    network = problem.prune(winner.widths).to(memory_format=torch.contiguous_format)
+    costs = problem.costs(winner.widths)
+    if costs != winner.costs:
+        raise ExportError(f"the network now costs {costs}, but was scored at {winner.costs}; was its code changed?")
+    accuracy = problem.accuracy(winner.widths, "test")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _whole_or_not(out) as folder:
+        PruningPolicy(winner.ratios).save(folder / "policy.json")
+        (folder / "plan.json").write_text(json.dumps(problem.plan(winner.widths)))
+        torch.save(network.state_dict(), folder / "weights.pt")
+        example = problem.data.preprocessing(problem.data.test.images[:8])
+        difference = export_onnx(network, example, folder / "model.onnx")
+        card = make_card(results, trial, winner) | {
+            "test_accuracy_at_export": accuracy,
+            "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
+        }
+        (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
+
+
+def load_exported(folder: Path) -> nn.Module:
+    """The pruned network of an exported folder, in evaluation mode: a fresh network, the plan, the weights.
+
+    Needs the network's code (torchvision, this package, or the user's function) but not its dense weights.
+    """
+    card = json.loads((folder / "card.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text())
+    network = apply_plan(build_untrained(Spec.model_validate(card["spec"])), plan)
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return network.eval()
+
+
+def choose_winner(results: Results, agent: str | None, seed: int | None) -> tuple[TrialRecord, PolicyRecord]:
+    """The finished trial with the highest reward on the search split, of one agent and seed if told."""
+    candidates = [
+        (trial, trial.best)
+        for trial in results.trials
+        if trial.best is not None and agent in (None, trial.agent) and seed in (None, trial.seed)
+    ]
+    if not candidates:
+        known = ", ".join(f"{trial.agent} seed {trial.seed} ({trial.status})" for trial in results.trials)
+        raise ExportError(
+            f"no feasible policy of agent {agent or 'any'}, seed {'any' if seed is None else seed}; trials: {known}"
+        )
+    return max(candidates, key=lambda candidate: candidate[1].reward)
+
+
+def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
+    """Export to one ONNX file with a free batch size; returns the largest difference from onnxruntime's outputs.
+
+    Raises:
+        ExportError: the outputs differ by more than `ONNX_TOLERANCE` of the largest output.
+    """
+    with _quiet():
+        torch.onnx.export(
+            network, (example,), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"], output_names=["logits"], external_data=False, verbose=False,
+        )  # fmt: skip
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in (example, example[:1]):
+        with torch.inference_mode():
+            expected = network(batch).numpy()
+        actual = session.run(None, {"images": batch.numpy()})[0]
+        worst = max(worst, float(np.abs(actual - expected).max() / np.abs(expected).max()))
+    if not worst <= ONNX_TOLERANCE:
+        raise ExportError(
+            f"onnxruntime's outputs differ by {worst:.1e} of the largest output (allowed {ONNX_TOLERANCE:.0e})"
+        )
+    return worst
+
+
+def make_card(results: Results, trial: TrialRecord, winner: PolicyRecord) -> dict[str, Any]:
+    """The run card: all that is needed to say where the network comes from, and to get it again."""
+    return {
+        "version": 1,
+        "job": results.name,
+        "created": results.created,
+        "agent": trial.agent,
+        "seed": trial.seed,
+        "evaluations": trial.evaluations,
+        "dense": results.dense.model_dump(),
+        "pruned": winner.model_dump(mode="json"),
+        "budgets": [budget.model_dump() for budget in results.budgets],
+        "splits": {name: split.model_dump() for name, split in results.splits.items()},
+        "data_digest": results.data_digest,
+        "weights_digest": results.weights_digest,
+        "versions": results.versions,
+        "spec_id": results.spec_id,
+        "spec": results.spec,
+    }
+
+
+@contextlib.contextmanager
+def _whole_or_not(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name at the end, or goes if anything failed."""
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        folder.replace(out)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

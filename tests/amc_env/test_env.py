@@ -1,0 +1,193 @@
+"""The environment: Gymnasium's contract, rewards, the exact clamp, and the embedding computed by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from amc_env import ChannelMap, Decision, PruningEnv, PruningProblem, ToyProblem
+from amc_env.embedding import FEATURES
+from hw import LayerShape
+
+
+class ThreeLayers(PruningProblem):
+    """conv 3->8 (3x3, stride 2, 8x8 to 4x4), depthwise 8 (3x3), conv 8->4 (1x1), linear 4->2: two decisions.
+
+    Dense MACs: 16*8*27 = 3456, 16*8*9 = 1152, 16*4*8 = 512, 4*2 = 8; 5128 together.
+    """
+
+    def __init__(self, budget: dict[str, float | str]) -> None:
+        layers = [
+            LayerShape("a", "conv", 3, 8, (3, 3), (2, 2), input_size=(8, 8), output_size=(4, 4)),
+            LayerShape("dw", "conv", 8, 8, (3, 3), groups=8, input_size=(4, 4), output_size=(4, 4)),
+            LayerShape("b", "conv", 8, 4, (1, 1), (1, 1), input_size=(4, 4), output_size=(4, 4)),
+            LayerShape("fc", "linear", 4, 2),
+        ]
+        channels = ChannelMap(
+            fixed_in=np.array([3, 0, 0, 0]),
+            in_per_unit=np.array([[0, 0], [1, 0], [1, 0], [0, 1]]),
+            fixed_out=np.array([0, 0, 0, 2]),
+            out_per_unit=np.array([[1, 0], [1, 0], [0, 1], [0, 0]]),
+        )
+        decisions = [
+            Decision("a", 8, tuple(range(1, 9)), layers[0]),
+            Decision("b", 4, tuple(range(1, 5)), layers[2]),
+        ]
+        super().__init__(decisions, layers, channels, budget=budget)
+
+    def score(self, widths: tuple[int, ...]) -> float:
+        return 0.5 + 0.03 * widths[0] + 0.05 * widths[1]
+
+
+def play(env: PruningEnv, actions: list[float]) -> tuple[list[np.ndarray[Any, Any]], list[float], dict[str, Any]]:
+    observations, rewards = [env.reset(seed=0)[0]], []
+    info: dict[str, Any] = {}
+    for action in actions:
+        observation, reward, terminated, truncated, info = env.step(np.array([action], dtype=np.float32))
+        observations.append(observation)
+        rewards.append(float(reward))
+        assert not truncated
+    assert terminated
+    return observations, rewards, info
+
+
+def test_embedding_by_hand() -> None:
+    observations, rewards, info = play(PruningEnv(ThreeLayers({"macs": "50%"})), [0.5, 0.25])
+    # t, n, c, h, w, stride, k | MACs: decision a owns conv a and the depthwise, decision b owns b and the classifier
+    first = [0, 8 / 8, 3 / 8, 8 / 8, 8 / 8, 2 / 2, 3 / 3, 4608 / 4608, 0.0, 520 / 5128, 0.0]
+    # after a keeps 4 of 8: 1728 + 576 + 256 + 8 = 2568 MACs are left; nothing rests after the last decision
+    second = [1, 4 / 8, 8 / 8, 4 / 8, 4 / 8, 1 / 2, 1 / 3, 520 / 4608, 1 - 2568 / 5128, 0.0, 0.5]
+    # and b keeps 3 of 4: 1728 + 576 + 192 + 6 = 2502
+    last = [*second[:8], 1 - 2502 / 5128, 0.0, 0.25]
+    np.testing.assert_allclose(observations, [first, second, last], rtol=1e-6)
+    assert len(FEATURES) == 11
+    assert rewards == [0.0, pytest.approx(-(1 - 0.5 - 0.12 - 0.15))]
+    assert info["feasible"] is True
+    assert info["is_success"] is True
+    assert info["violation"] == 0.0
+    assert info["costs"] == {"macs": 2502, "size": 4 * (4 * 27 + 4 * 9 + 3 * 4 + 2 * 3)}
+    assert info["pruning_policy"] == {"a": 0.5, "b": 0.25}
+    assert info["accuracy"] == pytest.approx(0.77)
+
+
+def test_a_violated_budget_ends_in_minus_infinity_or_what_is_asked() -> None:
+    _, rewards, info = play(PruningEnv(ThreeLayers({"macs": "50%"})), [0.0, 0.0])
+    assert rewards == [0.0, -math.inf]
+    assert info["feasible"] is False
+    assert info["violation"] == pytest.approx(1.0)
+    assert "accuracy" not in info
+    _, rewards, _ = play(PruningEnv(ThreeLayers({"macs": "50%"}), infeasible_reward=-1.0), [0.0, 0.0])
+    assert rewards == [0.0, -1.0]
+
+
+@pytest.mark.parametrize("decisions", [1, 2, 30])
+@pytest.mark.parametrize("constraint", ["strict", "clamp", "fit"])
+def test_passes_both_environment_checkers(decisions: int, constraint: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # -inf as a reward, and an action space that is not [-1, 1]: both are meant
+        gymnasium_check_env(PruningEnv(ToyProblem(decisions), constraint=constraint), skip_render_check=True)
+        sb3_check_env(PruningEnv(ToyProblem(decisions), constraint=constraint))
+
+
+def test_is_made_by_name_without_arguments() -> None:
+    env = gymnasium.make("amc_env:Pruning-v0")
+    inner = env.unwrapped
+    assert isinstance(inner, PruningEnv)
+    assert isinstance(inner.problem, ToyProblem)
+    assert inner.problem.budgets[0].limit == inner.problem.dense_costs["macs"] / 2
+    assert env.spec is not None
+    again = gymnasium.make(EnvSpec.from_json(env.spec.to_json())).unwrapped
+    assert isinstance(again, PruningEnv)
+    assert again.problem.names == inner.problem.names
+
+
+def random_problem(rng: np.random.Generator) -> PruningProblem:
+    if rng.random() < 0.3:
+        return ThreeLayers({"macs": f"{rng.integers(30, 99)}%"})
+    budget = {"macs": f"{rng.integers(10, 99)}%"} | ({"size": f"{rng.integers(10, 99)}%"} if rng.random() < 0.5 else {})
+    return ToyProblem(
+        int(rng.integers(1, 12)), channels=int(rng.integers(10, 40)), budget=budget, seed=int(rng.integers(99))
+    )
+
+
+@pytest.mark.parametrize("constraint", ["clamp", "fit"])
+def test_not_one_of_2000_random_episodes_is_over_the_budget(constraint: Any) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        env = PruningEnv(random_problem(rng), constraint=constraint)
+        for _ in range(20):
+            _, rewards, info = play(env, list(rng.uniform(0, 0.999, size=len(env.problem.decisions))))
+            assert info["feasible"]
+            assert math.isfinite(rewards[-1])
+
+
+def test_clamp_does_not_touch_what_is_within_reach() -> None:
+    problem = ToyProblem()
+    plan = problem.fit_to_budget(np.full(6, 0.5)).tolist()
+    assert list(play(PruningEnv(problem, constraint="clamp"), plan)[2]["pruning_policy"].values()) == plan
+
+
+def test_clamp_keeps_the_most_that_leaves_the_budget_within_reach() -> None:
+    problem = ThreeLayers({"macs": "50%"})
+    _, _, info = play(PruningEnv(problem, constraint="clamp"), [0.0, 0.0])
+    kept = problem.widths(list(info["pruning_policy"].values()))
+    assert not problem.feasible((kept[0] + 1, 1))
+    assert not problem.feasible((kept[0], kept[1] + 1))
+
+
+def test_fit_uses_the_budget_that_a_plan_left() -> None:
+    problem = ToyProblem()
+    plan = [0.9] * 6
+    left = {mode: play(PruningEnv(problem, constraint=mode), plan)[2]["costs"]["macs"] for mode in ("clamp", "fit")}
+    assert left["clamp"] < 0.2 * problem.dense_costs["macs"] < 0.45 * problem.dense_costs["macs"] < left["fit"]
+
+
+def test_a_fresh_process_gives_the_same_episode() -> None:
+    code = (
+        "import amc_env\n"
+        "env = amc_env.PruningEnv(constraint='clamp')\n"
+        "observation, _ = env.reset(seed=5); env.action_space.seed(5)\n"
+        "print(observation.tolist())\n"
+        "done = False\n"
+        "while not done:\n"
+        "    observation, reward, done, _, info = env.step(env.action_space.sample())\n"
+        "    print(observation.tolist(), reward, sorted(info.items(), key=str))\n"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    )
+    assert first == second
+    assert "pruning_policy" in first
+
+
+def test_renders_the_layer_table() -> None:
+    env = PruningEnv(ThreeLayers({"macs": "50%"}), render_mode="ansi")
+    env.reset(seed=0)
+    env.step(np.array([0.5], dtype=np.float32))
+    assert env.render() == (
+        f"{'decision':<32} {'channels':>8} {'kept':>6} {'ratio':>6}\n{'a':<32} {8:>8} {4:>6} {0.5:>6.2f}"
+    )
+
+
+def test_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="constraint: expected 'strict', 'clamp' or 'fit', got 'soft'"):
+        PruningEnv(constraint="soft")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="infeasible_reward: expected a number or -inf, got nan"):
+        PruningEnv(infeasible_reward=math.nan)
+    env = PruningEnv(ToyProblem(1))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action: expected a ratio removed in \[0, 1\), got nan"):
+        env.step(np.array([math.nan], dtype=np.float32))
+    env.step(np.array([0.5], dtype=np.float32))
+    with pytest.raises(RuntimeError, match=r"the episode has ended; call reset\(\) first"):
+        env.step(np.array([0.5], dtype=np.float32))

@@ -1,0 +1,158 @@
+"""The pruning problem of a real trained network: digits, trained on first use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from amc_env import InfeasibleBudgetError, PruningEnv, zoo
+from amc_env.datasets import SplitSizes, load_splits
+from amc_env.evaluation import NetworkProblem, PruningSettings
+from amc_env.pruning.batchnorm import recalibrate_batchnorm
+from amc_env.pruning.criteria import importance, removal_order
+from amc_env.pruning.trace import trace_channels
+from amc_env.splits import DataSplits
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSplits:
+    return load_splits("digits", SplitSizes(calibration=200, search=300, test=290), None)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return zoo.digits_weights(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def network(weights: Path) -> nn.Module:
+    network = zoo.digits_network()
+    zoo.load_weights(network, weights)
+    return network
+
+
+def test_the_dense_policy_is_the_network_itself(network: nn.Module, data: DataSplits) -> None:
+    problem = NetworkProblem(network, data, budget={}, reward="error_macs")
+    images = data.preprocessing(data.search.images)
+    with torch.no_grad():
+        expected = float((network(images).argmax(1).numpy() == data.search.labels).mean())
+    assert problem.evaluate_widths(problem.dense_widths).accuracy == pytest.approx(expected)
+    assert expected > 0.95
+
+
+def test_counted_costs_are_those_of_the_pruned_network(network: nn.Module, data: DataSplits) -> None:
+    problem = NetworkProblem(network, data, budget={"macs": "50%"}, settings=PruningSettings(round_to=2))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        widths = problem.widths(problem.fit_to_budget(rng.uniform(0, 0.8, size=len(problem.decisions))))
+        pruned = problem.prune(widths)
+        costs = problem.costs(widths)
+        assert costs["size"] == sum(parameter.numel() * 4 for parameter in pruned.parameters())
+        again = trace_channels(pruned, data.preprocessing(data.search.images[:2]))
+        assert costs["macs"] == sum(layer.macs for layer in again.layers)
+        assert costs["macs"] <= problem.budgets[0].limit
+
+
+def test_recalibration_repairs_what_pruning_breaks(network: nn.Module, data: DataSplits) -> None:
+    accuracies = {}
+    for recalibrate in (False, True):
+        settings = PruningSettings(round_to=2, recalibrate_batchnorm=recalibrate)
+        problem = NetworkProblem(network, data, budget={"macs": "40%"}, settings=settings)
+        plan = problem.fit_to_budget(np.full(len(problem.decisions), 0.5))
+        accuracies[recalibrate] = problem.accuracy(problem.widths(plan), "search")
+    assert accuracies[True] > accuracies[False] + 0.1
+
+
+def test_recalibrated_statistics_are_the_averages_over_the_batches() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3)).eval()
+    batches = list(torch.randn(4, 5, 1, 6, 6, generator=torch.Generator().manual_seed(0)))
+    features = [network[0](batch).detach() for batch in batches]
+    recalibrate_batchnorm(network, batches)
+    mean = torch.stack([f.mean((0, 2, 3)) for f in features]).mean(0)
+    variance = torch.stack([f.transpose(0, 1).flatten(1).var(1) for f in features]).mean(0)
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    assert (norm.training, norm.momentum) == (False, 0.1)
+
+
+def test_two_problems_share_nothing_and_repeat_exactly(network: nn.Module, data: DataSplits) -> None:
+    first = NetworkProblem(network, data, budget={"macs": "50%"}, settings=PruningSettings(round_to=2))
+    second = NetworkProblem(network, data, budget={"macs": "50%"}, settings=PruningSettings(round_to=2))
+    plan = first.fit_to_budget(np.full(len(first.decisions), 0.3))
+    assert first.evaluate(plan) == second.evaluate(plan)
+    assert len(first.memo) == 1
+    assert first.evaluate(plan) == first.evaluate(plan)
+    assert first.memo is not second.memo
+
+
+def test_plays_an_episode(network: nn.Module, data: DataSplits) -> None:
+    problem = NetworkProblem(network, data, budget={"macs": "50%", "size": "60%"}, settings=PruningSettings(round_to=4))
+    env = PruningEnv(problem, constraint="clamp")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    terminated = False
+    while not terminated:
+        observation, reward, terminated, _, info = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observation)
+    assert info["feasible"]
+    assert -1 <= float(reward) <= 0
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8])
+def test_channel_counts_are_multiples_and_never_zero(network: nn.Module, data: DataSplits, round_to: int) -> None:
+    settings = PruningSettings(round_to=round_to, max_ratio=0.99)
+    problem = NetworkProblem(network, data, budget={}, reward="error_macs", settings=settings)
+    for decision in problem.decisions:
+        assert decision.choices[0] >= 1
+        assert all(choice % round_to == 0 for choice in decision.choices[:-1])
+        assert decision.choices[-1] == decision.size
+
+
+def test_groups_can_be_kept_whole(network: nn.Module, data: DataSplits) -> None:
+    settings = PruningSettings(round_to=1, keep=("conv1", "separable*"))
+    problem = NetworkProblem(network, data, budget={"macs": "80%"}, settings=settings)
+    assert problem.names == ("block1.conv1", "block2.conv1")
+    pruned = problem.prune(problem.smallest_widths)
+    assert pruned.get_submodule("conv1").weight.shape == network.get_submodule("conv1").weight.shape
+    with pytest.raises(ValueError, match=r"keep: pattern 'layer9' matches none of the groups conv1, block1.conv1"):
+        NetworkProblem(network, data, budget={}, reward="error_macs", settings=PruningSettings(keep=("layer9",)))
+
+
+def test_refuses_settings_that_leave_nothing_to_decide(network: nn.Module, data: DataSplits) -> None:
+    with pytest.raises(ValueError, match="no channels of the network can be removed with round_to 64"):
+        NetworkProblem(network, data, budget={}, reward="error_macs", settings=PruningSettings(round_to=64))
+    with pytest.raises(ValueError, match="round_to: expected at least 1, got 0"):
+        PruningSettings(round_to=0)
+    with pytest.raises(ValueError, match=r"max_ratio: expected a fraction in \(0, 1\), got 1.0"):
+        PruningSettings(max_ratio=1.0)
+
+
+def test_refuses_a_budget_out_of_reach_naming_the_smallest_cost(network: nn.Module, data: DataSplits) -> None:
+    with pytest.raises(InfeasibleBudgetError, match=r"budget macs <= .* cannot be met: the smallest reachable macs is"):
+        NetworkProblem(network, data, budget={"macs": "1%"}, settings=PruningSettings(round_to=8))
+
+
+def test_magnitudes_by_hand() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.Flatten(), nn.Linear(3, 2)).eval()
+    conv = network[0]
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight.data = torch.tensor([-1.0, 3.0, 2.0]).reshape(3, 1, 1, 1)
+    graph = trace_channels(network, torch.zeros(2, 1, 1, 1))
+    assert importance(network, graph, "l1").tolist() == [1, 3, 2]
+    assert importance(network, graph, "l2").tolist() == [1, 9, 4]
+    assert [order.tolist() for order in removal_order(network, graph)] == [[1, 2, 0]]
+    with pytest.raises(ValueError, match="criterion: expected one of l1, l2, got 'taylor'"):
+        importance(network, graph, "taylor")  # type: ignore[arg-type]
+
+
+def test_resnet56_counts_as_published() -> None:
+    """Dense ResNet-56: 0.85 M parameters ([ResNet] table 6) and 125 M MACs."""
+    graph = trace_channels(zoo.cifar_resnet(56).eval(), torch.zeros(2, 3, 32, 32))
+    assert sum(layer.macs for layer in graph.layers) == 125_485_696
+    assert sum(layer.weights for layer in graph.layers) == 853_018

@@ -1,0 +1,147 @@
+"""Rounding, budgets and evaluations of a pruning problem, on the toy problem whose answers are known."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amc_env import Decision, InfeasibleBudgetError, ToyProblem
+from amc_env.budget import parse_limit
+from hw import LayerShape
+
+LAYER = LayerShape("layer", "conv", 3, 16)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.sets(st.integers(1, 15)))
+def test_rounds_to_the_nearest_allowed_width(ratio: float, fewer: set[int]) -> None:
+    decision = Decision("layer", 16, (*sorted(fewer), 16), LAYER)
+    wanted = 16 * (1 - ratio)
+    kept = decision.kept(ratio)
+    assert kept in decision.choices
+    assert abs(kept - wanted) <= min(abs(choice - wanted) for choice in decision.choices) + 1e-9
+
+
+def test_a_tie_keeps_more() -> None:
+    assert Decision("layer", 16, (8, 16), LAYER).kept(0.25) == 16
+
+
+@pytest.mark.parametrize("choices", [(), (8,), (0, 16), (16, 8), (8, 8, 16), (8, 24)])
+def test_refuses_choices_that_are_no_widths(choices: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="choices must ascend from at least 1 to its size 16"):
+        Decision("layer", 16, choices, LAYER)
+
+
+@pytest.mark.parametrize("ratios", [[0.5], [0.5] * 7, [1.0] * 6, [-0.1] * 6, [math.nan] * 6])
+def test_refuses_ratios_outside_the_range(ratios: list[float]) -> None:
+    with pytest.raises(ValueError, match="ratios: expected"):
+        ToyProblem().widths(ratios)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 8),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([{"macs": "50%"}, {"macs": "20%"}, {"macs": "90%"}, {"macs": "50%", "size": "40%"}]),
+)
+def test_fits_any_plan_to_the_budget_with_less_slack_than_one_step(
+    decisions: int, seed: int, budget: dict[str, float | str]
+) -> None:
+    problem = ToyProblem(decisions, budget=budget, seed=seed % 97)
+    plan = np.random.default_rng(seed).uniform(0, 0.99, size=decisions)
+    widths = problem.widths(problem.fit_to_budget(plan))
+    assert problem.feasible(widths)
+    wider = [[*widths[:index], width + 1, *widths[index + 1 :]] for index, width in enumerate(widths) if width < 16]
+    assert any(not problem.feasible(one) for one in wider)
+
+
+def test_a_plan_that_fits_already_stays_at_the_budget_and_keeps_its_proportions() -> None:
+    problem = ToyProblem(4, channels=100, seed=3)
+    plan = np.array([0.2, 0.4, 0.6, 0.8])
+    fitted = problem.fit_to_budget(plan)
+    scalar = fitted[0] / plan[0]
+    assert scalar <= 1 or problem.cost("macs", problem.widths(plan)) > problem.budgets[0].limit
+    if scalar <= 1:
+        np.testing.assert_allclose(fitted, plan * scalar, atol=0.02)
+
+
+def test_without_a_budget_a_plan_is_only_rounded() -> None:
+    problem = ToyProblem(3, budget={}, reward="error_macs")
+    np.testing.assert_allclose(problem.fit_to_budget([0.5, 0.26, 0.0]), [0.5, 0.25, 0.0])
+
+
+def test_an_evaluation_over_the_budget_is_not_scored() -> None:
+    problem = ToyProblem()
+    evaluation = problem.evaluate(np.zeros(6))
+    assert not evaluation.feasible
+    assert evaluation.violation == pytest.approx(1.0)  # the dense network costs twice the budget
+    assert (evaluation.accuracy, evaluation.reward) == (None, -math.inf)
+    assert problem.memo == {}
+
+
+def test_rewards_are_the_papers_forms() -> None:
+    for form in ("error", "error_macs", "error_weights"):
+        problem = ToyProblem(3, budget={}, reward=form)
+        evaluation = problem.evaluate([0.25, 0.5, 0.75])
+        assert evaluation.accuracy is not None
+        factor = {
+            "error": 1.0,
+            "error_macs": math.log(evaluation.costs["macs"]),
+            "error_weights": math.log(evaluation.costs["size"] / 4),
+        }[form]
+        assert evaluation.reward == pytest.approx(-(1 - evaluation.accuracy) * factor)
+
+
+def test_the_same_widths_are_scored_once() -> None:
+    class Counting(ToyProblem):
+        calls = 0
+
+        def score(self, widths: tuple[int, ...]) -> float:
+            self.calls += 1
+            return super().score(widths)
+
+    problem = Counting()
+    first, second = problem.evaluate([0.6] * 6), problem.evaluate([0.601] * 6)
+    assert first == second
+    assert problem.calls == 1
+
+
+def test_a_budget_that_nothing_meets_is_refused_with_the_smallest_reachable_cost() -> None:
+    problem = ToyProblem(2, channels=10)
+    smallest = problem.cost("macs", (1, 1))
+    with pytest.raises(InfeasibleBudgetError, match=f"the smallest reachable macs is {smallest:,.0f} MACs \\(10.0% of"):
+        ToyProblem(2, channels=10, budget={"macs": "9%"})
+
+
+def test_an_unknown_cost_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="budget: unknown cost 'flops'; known: macs, size"):
+        ToyProblem(budget={"flops": "50%"})
+
+
+@pytest.mark.parametrize("limit", ["0%", "101%", "half", -3, 0, math.inf, math.nan, "-5%"])
+def test_an_unusable_limit_is_refused(limit: float | str) -> None:
+    with pytest.raises(ValueError, match="budget macs: expected a positive number"):
+        parse_limit("macs", limit, 100.0)
+
+
+def test_limits_are_numbers_or_percentages_of_the_dense_cost() -> None:
+    assert parse_limit("macs", "12.5%", 400) == 50
+    assert parse_limit("macs", 123, 400) == 123
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_known_best_policy_of_the_toy_problem_is_the_best(seed: int) -> None:
+    problem = ToyProblem(3, channels=6, seed=seed)
+    every = itertools.product(range(1, 7), repeat=3)
+    best = max(problem.score(widths) for widths in every if problem.feasible(widths))
+    assert problem.score(problem.best_widths()) == pytest.approx(best, abs=1e-12)
+
+
+def test_a_copy_of_a_problem_is_the_problem() -> None:
+    problem = ToyProblem()
+    assert copy.deepcopy({"problem": problem})["problem"] is problem

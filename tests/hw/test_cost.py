@@ -1,0 +1,47 @@
+"""Cost models against the layers' own counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hw import COST_MODELS, LayerShape, MacCount, WeightSize
+
+
+@st.composite
+def pruned_layers(draw: st.DrawFn) -> tuple[LayerShape, LayerShape]:
+    """A layer and the same layer with some of its channels."""
+    op = draw(st.sampled_from(["conv", "grouped", "depthwise", "linear", "norm", "scale"]))
+    size = draw(st.integers(1, 9))
+    channels_in, channels_out = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    kept_in, kept_out = draw(st.integers(1, channels_in)), draw(st.integers(1, channels_out))
+    groups, kernel = 1, draw(st.integers(1, 3))
+    if op in ("depthwise", "norm", "scale"):
+        channels_out, kept_out = channels_in, kept_in
+        groups = channels_in if op == "depthwise" else 1
+    if op == "grouped":
+        groups, kept = channels_in, kept_in
+        channels_in, channels_out, kept_in, kept_out = 3 * groups, 2 * groups, 3 * kept, 2 * kept
+    kind = {"grouped": "conv", "depthwise": "conv"}.get(op, op)
+    kernel_size = (kernel, kernel) if kind == "conv" else (1, 1)
+    bias, owns = draw(st.booleans()) and kind in ("conv", "linear"), draw(st.booleans())
+    layer = LayerShape(
+        "l", kind, channels_in, channels_out, kernel_size,  # type: ignore[arg-type]
+        groups=groups, output_size=(size, size), bias=bias, owns_weights=owns,
+    )  # fmt: skip
+    return layer, layer.pruned(kept_in, kept_out)
+
+
+@given(st.lists(pruned_layers(), min_size=1, max_size=5))
+def test_costs_equal_the_counts_of_the_pruned_layers(layers: list[tuple[LayerShape, LayerShape]]) -> None:
+    kept_in = np.array([after.in_channels for _, after in layers])
+    kept_out = np.array([after.out_channels for _, after in layers])
+    dense = [before for before, _ in layers]
+    assert MacCount().bind(dense)(kept_in, kept_out) == sum(after.macs for _, after in layers)
+    assert WeightSize().bind(dense)(kept_in, kept_out) == 4 * sum(after.weights for _, after in layers)
+    assert WeightSize(2).bind(dense)(kept_in, kept_out) == 2 * sum(after.weights for _, after in layers)
+
+
+def test_names_are_the_keys_that_budgets_use() -> None:
+    assert {name: make().name for name, make in COST_MODELS.items()} == {"macs": "macs", "size": "size"}
