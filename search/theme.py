@@ -38,7 +38,8 @@ h3 { font-size: 14px; font-weight: 600; margin: 20px 0 6px; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 14px; padding: 26px 28px 24px;
   margin-top: 24px; }
 .scroll { overflow-x: auto; margin: 0 -28px; padding: 0 28px; }
-table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 13.5px;
+  font-variant-numeric: tabular-nums; }
 th { font-weight: 500; color: var(--soft); text-align: right; padding: 6px 0 8px 12px; vertical-align: bottom; }
 td { text-align: right; padding: 8px 0 8px 12px; border-top: 1px solid var(--rule); white-space: nowrap; }
 td small { color: var(--soft); font-size: 12px; font-weight: 400; }
