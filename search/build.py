@@ -101,6 +101,27 @@ def build_untrained(spec: Spec) -> nn.Module:
             raise ValueError("the toy problem has no network")
 
 
+def build_untrained(spec: Spec) -> nn.Module:
+    """The network of the spec without its weights (a user's function may return a trained one).
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    match spec.network:
+        case CifarResnet(depth=depth, classes=classes):
+            return zoo.cifar_resnet(depth, classes)
+        case MobileNetV1(width=width, classes=classes):
+            return zoo.mobilenet_v1(width, classes)
+        case Torchvision(name=name, classes=classes):
+            return zoo.torchvision_network(name, classes)
+        case UserFunction(target=target, folder=folder):
+            return zoo.user_network(target, folder)
+        case Digits():
+            return zoo.digits_network()
+        case Toy():
+            raise ValueError("the toy problem has no network")
+
+
 def _network(spec: Spec) -> nn.Module:
     """The network with its weights."""
     network = build_untrained(spec)

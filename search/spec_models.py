@@ -10,19 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agents.random_search import RandomSearch
-from agents.uniform import Uniform
+from agents.registry import AnyAgent
 from amc_env.budget import parse_limit
 from amc_env.problem import RewardForm
 from amc_env.pruning.criteria import Criterion
 from hw.cost import COST_MODELS
+from search.errors import UserError
 
-AnyAgent = Annotated[Uniform | RandomSearch, Field(discriminator="kind")]
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class SpecError(ValueError):
+class SpecError(UserError):
     """The spec cannot be used as it is; the message says where and why."""
 
 
@@ -154,6 +153,7 @@ class Pruning(_Part):
     max_ratio: float = Field(default=0.8, gt=0, lt=1)
     criterion: Criterion = "l1"
     recalibrate_batchnorm: bool = True
+    keep: tuple[str, ...] = ()
 
 
 class Resources(_Part):
