@@ -85,23 +85,6 @@ def _toy(spec: Spec, toy: Toy) -> ToyProblem:
 
 
 def build_untrained(spec: Spec) -> nn.Module:
-    """The network without the weights of the spec."""
-    match spec.network:
-        case CifarResnet(depth=depth, classes=classes):
-            return zoo.cifar_resnet(depth, classes)
-        case MobileNetV1(width=width, classes=classes):
-            return zoo.mobilenet_v1(width, classes)
-        case Torchvision(name=name, classes=classes):
-            return zoo.torchvision_network(name, classes)
-        case Digits():
-            return zoo.digits_network()
-        case UserFunction(target=target, folder=folder):
-            return zoo.user_network(target, folder)
-        case Toy():
-            raise ValueError("the toy problem has no network")
-
-
-def build_untrained(spec: Spec) -> nn.Module:
     """The network of the spec without its weights (a user's function may return a trained one).
 
     Raises:
