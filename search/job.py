@@ -28,6 +28,7 @@ from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
 from search.build import build_problem, load_data, test_accuracy
+from search.errors import UserError
 from search.locking import acquire
 from search.machine import available_cpus, set_ray_environment, trials_at_once
 from search.progress import OnProgress, TrialProgress
@@ -48,7 +49,7 @@ from search.trial import plan_trials, read_trial
 _VERSIONS = ("amc-search", "torch", "torchvision", "gymnasium", "stable-baselines3", "ray", "numpy")
 
 
-class JobError(ValueError):
+class JobError(UserError):
     """The job cannot be run as asked; the message says why."""
 
 

@@ -9,13 +9,14 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
+from search.errors import UserError
 from search.locking import acquire
 from search.results import EvaluationRecord
 
 logger = logging.getLogger(__name__)
 
 
-class JournalError(ValueError):
+class JournalError(UserError):
     """A journal is damaged, in use, or does not belong to the trial that wants to continue it."""
 
 

@@ -1,0 +1,236 @@
+"""The command `amc`. Libraries are imported by the verbs that need them, so that `amc --help` answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from search.errors import UserError
+
+if TYPE_CHECKING:
+    from search.progress import OnProgress
+    from search.results import Results
+    from search.spec_models import Spec
+
+FAILED, USAGE, NO_FEASIBLE_POLICY, INTERRUPTED = 1, 2, 3, 130
+
+_FOLDER = click.Path(path_type=Path)
+_address = click.option("--address", help="Of a Ray cluster that exists; by default one is started for the job.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="amc-search")
+def main() -> None:
+    """Find the best per-layer pruning ratios of a trained network under a budget.
+
+    Exit codes: 0 done, 1 failed, 2 bad spec or usage, 3 no feasible policy, 130 interrupted.
+    """
+
+
+@main.command()
+@click.argument("spec", type=_FOLDER)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, e.g. evaluations=10.")
+@click.option("--out", type=_FOLDER, help="The job's folder; by default runs/<name>-<time>.")
+@_address
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+    """Run a job and compare its agents."""
+    with _clear_errors():
+        from search.job import run_job
+        from search.spec import load_spec
+
+        loaded = load_spec(spec, overrides)
+        folder = out or Path("runs") / f"{loaded.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        with _job(folder, loaded) as on_progress:
+            results = run_job(loaded, folder, address, on_progress)
+        _conclude(results, folder)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@_address
+def resume(folder: Path, address: str | None) -> None:
+    """Go on with a job that was interrupted, or in which trials failed."""
+    with _clear_errors():
+        from search.job import job_spec, resume_job
+
+        with _job(folder, job_spec(folder)) as on_progress:
+            results = resume_job(folder, address, on_progress)
+        _conclude(results, folder)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+def show(folder: Path) -> None:
+    """Show how far a job is, or its results. Changes nothing."""
+    with _clear_errors():
+        from search.job import is_running, load_results
+        from search.tables import compare as compare_results
+        from search.tables import format_rows
+
+        results = load_results(folder)
+        state = "running" if is_running(folder) else results.status
+        click.echo(f"{results.name}: {state}, {folder}\n")
+        for trial in results.trials:
+            best = max((point.best_reward for point in trial.history if point.best_reward is not None), default=None)
+            reward = "no feasible policy" if best is None else f"best reward {best:.4f}"
+            status = "not finished" if trial.status == "interrupted" else trial.status
+            click.echo(f"  {trial.agent} seed {trial.seed}: {status}, {trial.evaluations} evaluations, {reward}")
+            if trial.error:
+                click.echo(f"    {trial.error.strip().splitlines()[-1]}")
+        click.echo("\n" + format_rows(compare_results([results]), "table"), nl=False)
+
+
+@main.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FOLDER)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table", show_default=True)
+def compare(folders: tuple[Path, ...], form: str) -> None:
+    """Compare the agents of one or several jobs."""
+    with _clear_errors():
+        from search.job import load_results
+        from search.tables import compare as compare_results
+        from search.tables import format_rows
+
+        rows = compare_results([load_results(folder) for folder in folders])
+        click.echo(format_rows(rows, form), nl=False)  # type: ignore[arg-type]
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--out", type=_FOLDER, required=True, help="A new folder for policy, plan, weights, ONNX and run card.")
+@click.option("--agent", help="Of this agent; by default the best of all.")
+@click.option("--seed", type=int, help="Of this seed; by default the best of all.")
+def export(folder: Path, out: Path, agent: str | None, seed: int | None) -> None:
+    """Write the best policy of a job and its pruned network."""
+    with _clear_errors():
+        from search.export import ExportError, export_job
+
+        try:
+            export_job(folder, out, agent, seed)
+        except ExportError as error:
+            _fail(error, FAILED)
+        click.echo(f"written to {out}")
+
+
+@main.group()
+def spec() -> None:
+    """Write, check and describe specs."""
+
+
+@spec.command("init")
+@click.argument("path", default="spec.yaml", type=_FOLDER)
+def spec_init(path: Path) -> None:
+    """Write a commented spec to start from, for the embedded digits."""
+    with _clear_errors():
+        from search.spec import STARTER
+
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(STARTER)
+        except OSError as error:
+            _fail(f"{path}: cannot be written: {error.strerror}", USAGE)
+        click.echo(f"written to {path}; run it with: amc run {path}")
+
+
+@spec.command("validate")
+@click.argument("path", type=_FOLDER)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `amc run`.")
+def spec_validate(path: Path, overrides: tuple[str, ...]) -> None:
+    """Check a spec without running it."""
+    with _clear_errors():
+        from search.spec import load_spec
+
+        loaded = load_spec(path, overrides)
+        click.echo(f"{path}: valid, spec id {loaded.spec_id}")
+
+
+@spec.command("schema")
+def spec_schema() -> None:
+    """Print the JSON schema of specs."""
+    from search.spec import spec_schema as schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@main.command()
+def doctor() -> None:
+    """Check that this installation can run a job."""
+    from search.doctor import diagnose
+
+    bad = 0
+    for finding in diagnose():
+        click.echo(f"{'ok  ' if finding.good else 'FAIL'}  {finding.check}: {finding.detail}")
+        bad += not finding.good
+    sys.exit(FAILED if bad else 0)
+
+
+@contextlib.contextmanager
+def _job(folder: Path, spec: Spec) -> Iterator[OnProgress]:
+    """Say where a job runs and how long it took; in a terminal, show its trials as they come on."""
+    from search.progress import LiveProgress
+    from search.trial import plan_trials
+
+    started = time.monotonic()
+    trials = [trial.name for trial in plan_trials(spec)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    click.echo(f"{spec.name}: {len(trials)} trials of up to {spec.evaluations} evaluations, {folder}", err=True)
+    try:
+        if sys.stderr.isatty():
+            with LiveProgress(trials, spec.evaluations) as live:
+                yield live
+        else:
+            yield lambda progress: None
+    except KeyboardInterrupt:
+        _interrupted(folder)
+    click.echo(f"wall-clock {time.monotonic() - started:.1f} s", err=True)
+
+
+def _conclude(results: Results, folder: Path) -> None:
+    """The table, the report, and the exit code that follows from the results."""
+    from search.tables import compare as compare_results
+    from search.tables import format_rows
+
+    click.echo(format_rows(compare_results([results]), "table"), nl=False)
+    click.echo(f"report: {folder / 'report.html'}")
+    for trial in results.trials:
+        if trial.error:
+            last = trial.error.strip().splitlines()[-1]
+            click.echo(f"{trial.agent} seed {trial.seed} failed: {last}", err=True)
+    if results.status == "interrupted":
+        _interrupted(folder)
+    if results.status == "failed":
+        click.echo(f"all trials failed; when the cause is gone: amc resume {folder}", err=True)
+        sys.exit(FAILED)
+    if all(trial.best is None for trial in results.trials):
+        click.echo("no agent found a policy that meets the budget", err=True)
+        sys.exit(NO_FEASIBLE_POLICY)
+
+
+def _interrupted(folder: Path) -> None:
+    begun = (folder / "spec.yaml").exists()
+    click.echo(f"interrupted; continue with: amc resume {folder}" if begun else "interrupted before it began", err=True)
+    sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Errors that a user can mend are one message and an exit code, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        _fail(error, USAGE)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+
+
+def _fail(error: object, code: int) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(code)
