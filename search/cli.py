@@ -180,7 +180,7 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnProgress]:
 
     started = time.monotonic()
     trials = [trial.name for trial in plan_trials(spec)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"{spec.name}: {len(trials)} trials of up to {spec.evaluations} evaluations, {folder}", err=True)
     try:
         if sys.stderr.isatty():
@@ -190,6 +190,8 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnProgress]:
             yield lambda progress: None
     except KeyboardInterrupt:
         _interrupted(folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     click.echo(f"wall-clock {time.monotonic() - started:.1f} s", err=True)
 
 

@@ -1,0 +1,243 @@
+"""The command line: verbs, exit codes and messages. Trials run in this process; `test_tuner` runs them on Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click.testing
+import pytest
+
+import search.job
+from agents.base import OnEvaluation
+from agents.random_search import RandomSearch
+from amc_env.problem import Evaluation, PruningProblem
+from search.cli import main
+from search.job import load_results
+from search.progress import OnProgress
+from search.results import Results
+from search.trial import plan_trials, run_trial
+
+SPEC = """\
+version: 1
+name: toy
+network: {kind: toy, decisions: 4}
+budget: {macs: 50%}
+agents: [{kind: uniform}, {kind: random}]
+seeds: [0, 1]
+evaluations: 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
+        for trial in plan_trials(job.spec):
+            if trial.name in pending:
+                place = folder / "trials" / trial.name
+                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
+
+    monkeypatch.setattr(search.job, "_search", run_all)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def amc(*arguments: object) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+    """Let the random agent fail after its second evaluation."""
+
+    def search(
+        self: RandomSearch, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
+    ) -> Evaluation | None:
+        original(self, problem, max_evaluations=2, seed=seed, on_evaluation=on_evaluation)
+        raise error("on purpose")
+
+    original = RandomSearch.search
+    monkeypatch.setattr(RandomSearch, "search", search)
+
+
+def comparable(results: Results) -> Results:
+    trials = tuple(trial.model_copy(update={"seconds": 0.0}) for trial in results.trials)
+    return results.model_copy(update={"seconds": 0.0, "created": "", "trials": trials})
+
+
+def test_run_prints_the_comparison_and_leaves_results_and_report(spec: Path, tmp_path: Path) -> None:
+    outcome = amc("run", spec, "--out", tmp_path / "job", "--set", "evaluations=6")
+    assert outcome.exit_code == 0
+    assert "uniform" in outcome.stdout
+    assert f"report: {tmp_path / 'job' / 'report.html'}" in outcome.stdout
+    assert "toy: 3 trials of up to 6 evaluations" in outcome.stderr
+    assert "wall-clock" in outcome.stderr
+    results = load_results(tmp_path / "job")
+    assert results.status == "finished"
+    assert [(trial.agent, trial.seed, trial.evaluations) for trial in results.trials] == [
+        ("uniform", 0, 1),
+        ("random", 0, 6),
+        ("random", 1, 6),
+    ]
+    assert results.dense.test_accuracy == 1.0
+    assert results.budgets[0].fraction == 0.5
+    assert (tmp_path / "job" / "report.html").read_text().startswith("<!")
+
+
+def test_default_folder_names_the_job(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert amc("run", spec).exit_code == 0
+    assert [folder.name.startswith("toy-20") for folder in (tmp_path / "runs").iterdir()] == [True]
+
+
+def test_used_folder_is_refused(spec: Path, tmp_path: Path) -> None:
+    assert amc("run", spec, "--out", tmp_path / "job").exit_code == 0
+    outcome = amc("run", spec, "--out", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert "expected a new or empty folder for the job" in outcome.stderr
+
+
+def test_job_that_another_process_runs_is_refused(spec: Path, tmp_path: Path) -> None:
+    assert amc("run", spec, "--out", tmp_path / "job").exit_code == 0
+    with search.job._locked(tmp_path / "job"):
+        outcome = amc("resume", tmp_path / "job")
+        assert "running" in amc("show", tmp_path / "job").stdout
+    assert outcome.exit_code == 2
+    assert "another process is running this job" in outcome.stderr
+
+
+def test_unknown_key_is_named(spec: Path) -> None:
+    outcome = amc("run", spec, "--set", "seedz=[1]")
+    assert outcome.exit_code == 2
+    assert "seedz: unknown key; did you mean 'seeds'?" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_budget_that_nothing_meets_is_refused_before_any_search(spec: Path, tmp_path: Path) -> None:
+    outcome = amc("run", spec, "--set", "budget.macs=1%", "--out", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert "the smallest reachable macs is 14 MACs" in outcome.stderr
+    assert not (tmp_path / "job").exists()
+
+
+def test_more_than_the_machine_has_is_refused_before_any_search(spec: Path, tmp_path: Path) -> None:
+    outcome = amc("run", spec, "--set", "resources.threads_per_trial=100000", "--out", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert "threads_per_trial 100000, but the largest node has" in outcome.stderr
+
+
+def test_missing_weights_are_refused(spec: Path, tmp_path: Path) -> None:
+    network = "network={kind: cifar_resnet, depth: 20, weights: /none.pt}"
+    data = "data={kind: digits}"
+    outcome = amc("run", spec, "--set", network, "--set", data, "--out", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert "no file /none.pt" in outcome.stderr
+
+
+def test_failed_trial_is_told_and_can_be_resumed(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(patch, ArithmeticError)
+        outcome = amc("run", spec, "--out", tmp_path / "job")
+    assert outcome.exit_code == 0
+    assert "random seed 0 failed: ArithmeticError: on purpose" in outcome.stderr
+    assert "ArithmeticError: on purpose" in amc("show", tmp_path / "job").stdout
+    assert amc("resume", tmp_path / "job").exit_code == 0
+    assert amc("run", spec, "--out", tmp_path / "undisturbed").exit_code == 0
+    resumed, undisturbed = load_results(tmp_path / "job"), load_results(tmp_path / "undisturbed")
+    assert comparable(resumed) == comparable(undisturbed)
+
+
+def test_job_whose_trials_all_failed_has_failed(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, ArithmeticError)
+    outcome = amc("run", spec, "--set", "agents=[{kind: random}]", "--out", tmp_path / "job")
+    assert outcome.exit_code == 1
+    assert load_results(tmp_path / "job").status == "failed"
+
+
+def test_interrupted_job_says_so_and_resumes(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(patch, KeyboardInterrupt)
+        outcome = amc("run", spec, "--out", tmp_path / "job")
+    assert outcome.exit_code == 130
+    assert f"amc resume {tmp_path / 'job'}" in outcome.stderr
+    assert load_results(tmp_path / "job").status == "interrupted"
+    assert "random seed 0: not finished, 2 evaluations" in amc("show", tmp_path / "job").stdout
+    assert amc("resume", tmp_path / "job").exit_code == 0
+    assert load_results(tmp_path / "job").status == "finished"
+    refused = amc("resume", tmp_path / "job")
+    assert refused.exit_code == 2
+    assert "all trials are finished, nothing to resume" in refused.stderr
+
+
+def test_resume_refuses_a_spec_that_was_changed(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, KeyboardInterrupt)
+    assert amc("run", spec, "--out", tmp_path / "job").exit_code == 130
+    path = tmp_path / "job" / "spec.yaml"
+    path.write_text(path.read_text().replace("evaluations: 5", "evaluations: 7"))
+    outcome = amc("resume", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert "not what it was when the job began: spec_id" in outcome.stderr
+
+
+def test_no_feasible_policy(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(
+        self: RandomSearch, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
+    ) -> Evaluation | None:
+        on_evaluation(problem.evaluate_widths(problem.dense_widths))
+        return None
+
+    monkeypatch.setattr(RandomSearch, "search", search)
+    outcome = amc("run", spec, "--set", "agents=[{kind: random}]", "--out", tmp_path / "job")
+    assert outcome.exit_code == 3
+    assert "no agent found a policy that meets the budget" in outcome.stderr
+
+
+def test_compare_formats(spec: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert amc("run", spec, "--out", tmp_path / name, "--set", f"name={name}").exit_code == 0
+    rows = json.loads(amc("compare", tmp_path / "a", tmp_path / "b", "--format", "json").stdout)
+    assert [(row["job"], row["agent"]) for row in rows] == [
+        (job, agent) for job in ("a", "b") for agent in ("dense", "uniform", "random")
+    ]
+    assert amc("compare", tmp_path / "a", "--format", "csv").stdout.startswith("job,")
+    assert amc("compare", tmp_path / "a", "--format", "md").stdout.startswith("| agent |")
+    assert "uniform" in amc("compare", tmp_path / "a").stdout
+
+
+@pytest.mark.parametrize("verb", ["show", "compare", "resume"])
+def test_folder_without_a_job_is_named(verb: str, tmp_path: Path) -> None:
+    outcome = amc(verb, tmp_path)
+    assert outcome.exit_code == 2
+    assert "no job folder, it has no spec.yaml" in outcome.stderr
+
+
+def test_export_says_why_it_cannot(spec: Path, tmp_path: Path) -> None:
+    assert amc("run", spec, "--out", tmp_path / "job").exit_code == 0
+    outcome = amc("export", tmp_path / "job", "--out", tmp_path / "exported")
+    assert outcome.exit_code == 1
+    assert "the toy problem, which has no network to export" in outcome.stderr
+
+
+def test_spec_verbs(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    assert amc("spec", "init", path).exit_code == 0
+    assert "valid, spec id" in amc("spec", "validate", path).stdout
+    assert amc("spec", "init", path).exit_code == 2
+    assert amc("spec", "validate", path, "--set", "evaluations=0").exit_code == 2
+    assert json.loads(amc("spec", "schema").stdout)["title"] == "Spec"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, click.testing; from search.cli import main\n"
+        "assert click.testing.CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'ray', 'stable_baselines3', 'gymnasium', 'pydantic', 'numpy', 'yaml', 'rich'}"
+        " & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

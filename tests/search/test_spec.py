@@ -1,0 +1,158 @@
+"""Specs: what is accepted, and that what is not is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.spec import STARTER, SpecError, load_spec, save_spec, spec_schema
+from search.spec_models import Npz, Spec, Toy, UserFunction
+
+TOY = """\
+version: 1
+network: {kind: toy, decisions: 3}
+budget: {macs: 50%}
+agents: [{kind: uniform}, {kind: random}]
+evaluations: 5
+"""
+
+
+def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_filled_in(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, TOY))
+    assert spec.network == Toy(kind="toy", decisions=3)
+    assert spec.seeds == (0,)
+    assert spec.resources.max_failures == 2
+    assert [agent.label for agent in spec.agents] == ["uniform", "random"]
+
+
+def test_saved_spec_is_the_same_spec(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, TOY))
+    again = load_spec(write(tmp_path, save_spec(spec), "again.yaml"))
+    assert again == spec
+    assert again.spec_id == spec.spec_id
+
+
+def test_json_and_key_order_give_the_same_spec_id(tmp_path: Path) -> None:
+    content = dict(reversed(yaml.safe_load(TOY).items()))
+    path = write(tmp_path, json.dumps(content), "spec.json")
+    assert load_spec(path).spec_id == load_spec(write(tmp_path, TOY)).spec_id
+
+
+def test_another_value_gives_another_spec_id(tmp_path: Path) -> None:
+    path = write(tmp_path, TOY)
+    assert load_spec(path).spec_id != load_spec(path, ["evaluations=6"]).spec_id
+
+
+def test_starter_is_valid(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, STARTER))
+    assert spec.network.kind == "digits"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seedz": [1]}, "seedz: unknown key; did you mean 'seeds'?"),
+        ({"network": {"kind": "toy", "decision": 3}}, "network.decision: unknown key; did you mean 'decisions'?"),
+        ({"agents": [{"kind": "random", "nme": "a"}]}, "agents.0.nme: unknown key; did you mean 'name'?"),
+        ({"resources": {"max_failure": 1}}, "resources.max_failure: unknown key; did you mean 'max_failures'?"),
+        ({"agents": [{"kind": "unifrom"}]}, "agents.0: unknown kind 'unifrom'; did you mean 'uniform'?"),
+        ({"network": {"kind": "toys"}}, "network: unknown kind 'toys'; did you mean 'toy'?"),
+        ({"agents": [{}]}, "agents.0: expected a mapping with a kind"),
+        ({"agents": []}, "agents: expected at least one"),
+        ({"agents": [{"kind": "random"}, {"kind": "random"}]}, "agents: two agents are called 'random'"),
+        ({"seeds": [1, 1]}, "seeds: expected each seed once, got [1, 1]"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
+        ({"evaluations": 0}, "evaluations: Input should be greater than or equal to 1, got 0"),
+        ({"evaluations": None}, "evaluations: Input should be a valid integer"),
+        ({"budget": {"mac": "50%"}}, "budget: unknown cost 'mac'; did you mean 'macs'? (known: macs, size)"),
+        ({"budget": {"macs": "150%"}}, "budget: budget macs: expected a positive number"),
+        ({"budget": {}}, "budget: expected at least one limit"),
+        ({"version": 2}, "version: Input should be 1, got 2"),
+        ({"name": "a/b"}, "name: String should match pattern"),
+        ({"network": {"kind": "digits"}}, "data: needed by every network but 'toy'"),
+        ({"network": {"kind": "cifar_resnet", "depth": 56}}, "network.weights: is missing"),
+        ({"data": {"kind": "npz", "test_image": 1}}, "data.test_image: unknown key; did you mean 'test_images'?"),
+    ],
+)  # fmt: skip
+def test_faults_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, yaml.safe_dump({**yaml.safe_load(TOY), **change}))
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_spec(path)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.yaml: cannot be read as a spec: No such file"):
+        load_spec(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match=r"line 2, column 7: not YAML"):
+        load_spec(write(tmp_path, "version: 1\nname: ]"))
+    with pytest.raises(SpecError, match="expected keys and values such as 'version: 1', got list"):
+        load_spec(write(tmp_path, "[1]"))
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, TOY)
+    spec = load_spec(path, ["agents.1.name=a", "resources.max_failures=0", "seeds=[3, 4]", "budget={size: 1e3}"])
+    assert [agent.label for agent in spec.agents] == ["uniform", "a"]
+    assert spec.resources.max_failures == 0
+    assert spec.seeds == (3, 4)
+    assert spec.budget == {"size": "1e3"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluations", "--set evaluations: expected key=value"),
+        ("agents.2.name=a", "--set agents.2.name=a: expected an index of 0..1 in a list, got '2'"),
+        ("evaluations.a=1", "nothing can be set under 'a': what holds it is 5"),
+        ("seeds=[1", "the value is not YAML"),
+        ("sedes=[1]", "sedes: unknown key; did you mean 'seeds'?"),
+    ],
+)
+def test_faulty_overrides_are_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_spec(write(tmp_path, TOY), [override])
+
+
+def test_paths_resolve_against_the_file_and_those_of_overrides_against_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    text = TOY.replace("{kind: toy, decisions: 3}", "{kind: function, target: 'm:f', weights: ../w.pt}")
+    path = write(tmp_path / "specs", text + "data: {kind: npz, path: a.npz, search_images: 1, test_images: 1}\n")
+    spec = load_spec(path)
+    assert isinstance(spec.network, UserFunction)
+    assert isinstance(spec.data, Npz)
+    assert spec.network.weights == tmp_path / "w.pt"
+    assert spec.network.folder == tmp_path / "specs"
+    assert spec.data.path == tmp_path / "specs" / "a.npz"
+    changed = load_spec(path, ["data.path=b.npz", "network={kind: cifar_resnet, depth: 20, weights: c.pt}"])
+    assert isinstance(changed.data, Npz)
+    assert changed.data.path == tmp_path / "here" / "b.npz"
+    assert changed.content()["network"]["weights"] == str(tmp_path / "here" / "c.pt")
+
+
+def test_schema_describes_the_starter() -> None:
+    schema = spec_schema()
+    assert set(yaml.safe_load(STARTER)) <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+
+
+@given(seeds=st.lists(st.integers(0, 2**32), min_size=1, max_size=4, unique=True), evaluations=st.integers(1, 10**6))
+def test_content_round_trips(seeds: list[int], evaluations: int) -> None:
+    spec = Spec.model_validate({**yaml.safe_load(TOY), "seeds": seeds, "evaluations": evaluations})
+    assert Spec.model_validate(json.loads(json.dumps(spec.content()))) == spec
