@@ -1,0 +1,19 @@
+"""The agents that a spec can ask for by `kind`. A new agent is one more line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from agents.base import Agent
+from agents.ddpg import DDPG
+from agents.random_search import RandomSearch
+from agents.uniform import Uniform
+
+#: kind -> class
+AGENTS: Mapping[str, type[Agent]] = {"ddpg": DDPG, "uniform": Uniform, "random": RandomSearch}
+
+#: any of them, told apart by `kind`: the type of a field that holds an agent
+AnyAgent = Annotated[DDPG | Uniform | RandomSearch, Field(discriminator="kind")]
