@@ -30,7 +30,7 @@ from amc_env.weights import weights_digest
 from search.build import build_problem, load_data, test_accuracy
 from search.errors import UserError
 from search.locking import acquire
-from search.machine import available_cpus, set_ray_environment, trials_at_once
+from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
 from search.progress import OnProgress, TrialProgress
 from search.report import write_report
 from search.results import (
@@ -137,6 +137,8 @@ def _prepare(spec: Spec, address: str | None) -> _Job:
     try:
         if address is None:
             trials_at_once(spec.resources, [available_cpus()])
+        else:
+            check_reachable(address)
         data = load_data(spec)
         return _Job(spec, data, build_problem(spec, data), address)
     except (ValueError, OSError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 
+from search.errors import UserError
 from search.spec_models import Resources
 
 _QUIET = {
@@ -35,22 +37,37 @@ def trials_at_once(resources: Resources, cpus_of_nodes: list[int]) -> int:
     """How many trials run in parallel on nodes with so many CPUs.
 
     Raises:
-        ValueError: the resources ask for more than there is.
+        UserError: the resources ask for more than there is.
     """
     threads = resources.threads_per_trial
     slots = sum(cpus // threads for cpus in cpus_of_nodes)
     if slots == 0:
-        raise ValueError(
+        raise UserError(
             f"resources: threads_per_trial {threads}, but the largest node has {max(cpus_of_nodes, default=0)} CPU(s); "
             f"ask for fewer"
         )
     wanted = resources.trials_in_parallel or slots
     if wanted > slots:
-        raise ValueError(
+        raise UserError(
             f"resources: trials_in_parallel {wanted} of {threads} thread(s) each, but the "
             f"{sum(cpus_of_nodes)} CPU(s) have room for {slots}; ask for fewer"
         )
     return wanted
+
+
+def check_reachable(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        UserError: nothing answers at "host:port". Other forms of an address are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}; give the address of its head node") from error
 
 
 def set_ray_environment(address: str | None) -> None:

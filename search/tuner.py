@@ -56,7 +56,7 @@ def run_trials(attempt: Attempt, on_progress: OnProgress) -> None:
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; all trials were stopped.
-        ValueError: the cluster is too small for the spec's resources.
+        UserError: the cluster is too small for the spec's resources.
     """
     with _ray(attempt.address, _bytes(attempt.data)), _stop_on_signal() as stopped:
         parallel = trials_at_once(attempt.spec.resources, _cpus_of_nodes())
@@ -99,7 +99,9 @@ def _trial(config: dict[str, str], spec: Spec, data: DataSplits | None, job: str
     planned = next(trial for trial in plan_trials(spec) if trial.name == config["trial"])
 
     def report(progress: TrialProgress) -> None:
-        tune.report({"evaluations": progress.evaluations, "best_reward": progress.best_reward, "spent_s": progress.seconds})
+        tune.report(
+            {"evaluations": progress.evaluations, "best_reward": progress.best_reward, "spent_s": progress.seconds}
+        )
 
     run_trial(spec, build_problem(spec, data), planned.agent, planned.seed, folder, report)
 
@@ -147,7 +149,9 @@ class _Watch(tune.Callback):
     def _tell(self, trial: Any, state: TrialState, result: dict[str, Any] | None = None) -> None:
         last = result or trial.last_result or {}
         self._on_progress(
-            TrialProgress(_name(trial), state, last.get("evaluations", 0), last.get("best_reward"), last.get("spent_s", 0.0))
+            TrialProgress(
+                _name(trial), state, last.get("evaluations", 0), last.get("best_reward"), last.get("spent_s", 0.0)
+            )
         )
 
 

@@ -156,13 +156,13 @@ def test_killed_worker_and_killed_driver(start: Start, spec: Path, undisturbed: 
 
 def test_signals_leave_a_job_that_resumes(start: Start, spec: Path, tmp_path: Path) -> None:
     job = tmp_path / "job"
-    for number, arguments, enough in (
-        (signal.SIGINT, ("run", spec, "--out", job), 3),
-        (signal.SIGTERM, ("resume", job), 6),
+    for send, number, arguments, enough in (
+        (os.killpg, signal.SIGINT, ("run", spec, "--out", job), 3),  # as a terminal does on Ctrl-C
+        (os.kill, signal.SIGTERM, ("resume", job), 6),
     ):
         driver = start(*arguments)
         assert wait_until(partial(reached, job, enough))
-        driver.process.send_signal(number)
+        send(driver.process.pid, number)
         code, errors = driver.finish()
         assert code == 130
         assert f"interrupted; continue with: amc resume {job}" in errors
