@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong. (The start of a Ray is tested with the jobs.)"""
+"""The doctor finds what is wrong. The start of a Ray is tested with the jobs."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_more_than_there_is_is_refused(resources: Resources, message: str) -> No
 
 
 def test_cluster_that_does_not_answer_is_refused_at_once() -> None:
-    with pytest.raises(UserError, match="no Ray cluster answers at 127.0.0.1:1: "):
+    with pytest.raises(UserError, match=re.escape("no Ray cluster answers at 127.0.0.1:1: ")):
         check_reachable("127.0.0.1:1")
 
 
