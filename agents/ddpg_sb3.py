@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
@@ -45,6 +46,7 @@ class AMCLearner(DDPG):
                 f"infinite reward turns the networks to NaN. Use PruningEnv(problem, infeasible_reward=-1.0)."
             )
         self._env = env
+        self._space = cast(Box, env.action_space)
         self._settings = settings
         self._steps = len(env.problem.decisions)
         self._warmup = settings.warmup_for(episodes)
@@ -93,9 +95,9 @@ class AMCLearner(DDPG):
         if self._episode_num < self._warmup and self._settings.warmup == "budget":
             ratio = self._random_plan(step)
         else:
-            mean = float(self.predict(self._last_obs)[0].item())
+            mean = float(self.predict(np.asarray(self._last_obs))[0].item())
             ratio = truncated_normal(self._rng, mean, self.sigma(self._episode_num))
-        action = np.clip(np.array([[ratio]], dtype=np.float32), self.action_space.low, self.action_space.high)
+        action = np.array([[ratio]], dtype=np.float32).clip(self._space.low, self._space.high)
         return action, self.policy.scale_action(action)
 
     def _random_plan(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Replay of whole episodes: the final reward given to every step, less a moving-average baseline ([AMC] section 3.3)."""
+"""Replay of whole episodes: every step has the final reward, less a moving-average baseline ([AMC] section 3.3)."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class EpisodeReplay(ReplayBuffer):
         final = float(reward[0])
         if not math.isfinite(final):
             raise ValueError(
-                f"the episode ended with a reward of {final}: a learner needs finite rewards, one infinite reward turns "
-                f"its networks to NaN. Give the environment a finite infeasible_reward, for example -1.0."
+                f"the episode ended with a reward of {final}: a learner needs finite rewards, one infinite reward "
+                f"turns its networks to NaN. Give the environment a finite infeasible_reward, for example -1.0."
             )
         self.baseline = final if self.baseline is None else self._decay * self.baseline + (1.0 - self._decay) * final
         if self._rewrite is None:

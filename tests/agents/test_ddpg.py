@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ from amc_env.problem import Evaluation, Widths
 from amc_env.toy import ToyProblem
 from tests.contracts.agent_contract import AgentContract, reported
 
-QUICK = {"hidden": (32, 32), "warmup_episodes": 4}
+
+def quick(**settings: Any) -> DDPG:
+    """Small networks and a short warm-up, so that a few episodes suffice to learn something."""
+    return DDPG(**{"hidden": (32, 32), "warmup_episodes": 4, **settings})
 
 
 def learner(problem: ToyProblem, settings: DDPG, episodes: int, seed: int = 0) -> AMCLearner:
@@ -37,7 +40,7 @@ class TestDDPG(AgentContract):
 
 
 class TestFaithfulDDPG(AgentContract):
-    agent: ClassVar[Agent] = DDPG(**QUICK, constraint="clamp", warmup="noise", stored_action="raw")
+    agent: ClassVar[Agent] = quick(constraint="clamp", stored_action="raw")
     searches = False
 
 
@@ -56,8 +59,8 @@ def test_actor_and_critic_keep_their_own_learning_rate() -> None:
 
 def test_one_update_per_decision_after_the_warmup() -> None:
     """8 episodes of 3 decisions, 4 of warm-up; nothing is learned after the last, which no episode would use."""
-    assert learned(ToyProblem(3), DDPG(**QUICK), episodes=8)._n_updates == 3 * 3
-    assert learned(ToyProblem(3), DDPG(**QUICK, updates_per_decision=2), episodes=8)._n_updates == 3 * 3 * 2
+    assert learned(ToyProblem(3), quick(), episodes=8)._n_updates == 3 * 3
+    assert learned(ToyProblem(3), quick(updates_per_decision=2), episodes=8)._n_updates == 3 * 3 * 2
 
 
 @pytest.mark.parametrize("evaluations", [1, 3])
@@ -82,8 +85,8 @@ def test_warmup_episodes_unless_told() -> None:
 @pytest.mark.parametrize("constraint", ["clamp", "fit"])
 def test_the_executed_plan_is_stored_with_the_states_it_passes(constraint: str) -> None:
     problem = ToyProblem(4, budget={"macs": "30%"})
-    settings = DDPG.model_validate({"constraint": constraint, "stored_action": "executed", **QUICK})
-    model = learned(problem, settings, episodes=1)
+    settings = quick(constraint=constraint, stored_action="executed")
+    model = learner(problem, settings, episodes=2).learn(4)
     assert model.replay_buffer is not None
     assert model._env.last_evaluation is not None
     ratios = model._env.last_evaluation.ratios
@@ -120,18 +123,18 @@ def test_a_score_that_is_not_a_number_stops_the_search() -> None:
             return math.nan
 
     with pytest.raises(ValueError, match="the episode ended with a reward of nan"):
-        reported(DDPG(**QUICK), Broken(3), 10)
+        reported(quick(), Broken(3), 10)
 
 
 def test_networks_stay_finite_when_most_episodes_are_infeasible() -> None:
     problem = ToyProblem(4, budget={"macs": "10%"})
-    model = learned(problem, DDPG(**QUICK, constraint="strict"), episodes=40)
+    model = learned(problem, quick(constraint="strict"), episodes=40)
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
 
 
 def test_none_if_nothing_feasible_was_met() -> None:
     history: list[Evaluation] = []
-    agent = DDPG(**QUICK, constraint="strict")
+    agent = quick(constraint="strict")
     problem = ToyProblem(8, budget={"macs": "7%"})
     assert agent.search(problem, max_evaluations=5, seed=0, on_evaluation=history.append) is None
     assert [evaluation.feasible for evaluation in history] == [False] * 5
@@ -144,11 +147,20 @@ def test_a_fresh_process_gives_the_same_evaluations() -> None:
         "on_evaluation=lambda evaluation: print(evaluation.widths))"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert output.splitlines() == [str(e.widths) for e in reported(DDPG(**QUICK), ToyProblem(4), 12, seed=3)]
+    assert output.splitlines() == [str(e.widths) for e in reported(quick(), ToyProblem(4), 12, seed=3)]
 
 
 def test_global_random_states_are_left_as_they_were_by_construction() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    learner(ToyProblem(2), DDPG(**QUICK), episodes=2)
+    learner(ToyProblem(2), quick(), episodes=2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_penalty_milder_than_a_feasible_reward_is_refused() -> None:
+    problem = ToyProblem(2, budget={"macs": "50%"}, reward="error_macs")
+    worst = -math.log(problem.dense_costs["macs"])
+    message = f"^infeasible_reward: expected at most {worst:.4g}, the reward 'error_macs' of a network that is always"
+    with pytest.raises(ValueError, match=message):
+        reported(quick(constraint="strict"), problem, 1)
+    assert reported(quick(constraint="strict", infeasible_reward=-20.0), problem, 1)

@@ -69,7 +69,8 @@ def test_a_sample_subtracts_the_present_baseline() -> None:
     batch = buffer.sample(50)
     expected = torch.where(batch.actions < 0, -0.05, 0.15)
     torch.testing.assert_close(batch.rewards, expected)
-    assert batch.rewards.unique().numel() == 2
+    assert (batch.actions < 0).any()
+    assert (batch.actions > 0).any()
 
 
 def test_the_executed_episode_replaces_the_chosen_one() -> None:
