@@ -161,7 +161,7 @@ def _ray(address: str | None, data_bytes: int) -> Iterator[None]:
     if ray.is_initialized():
         raise ValueError("this process is connected to a Ray already; call ray.shutdown() first")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    # Ray makes socket files below this folder, and their paths must be short.
+    # Ray makes socket files in its folder, whose paths must be short, and opens it to all users: hence one inside ours.
     folder = tempfile.mkdtemp(prefix="amc-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
     try:
         if address is None:
@@ -171,7 +171,7 @@ def _ray(address: str | None, data_bytes: int) -> Iterator[None]:
                 num_gpus=0,
                 include_dashboard=False,
                 object_store_memory=_SMALLEST_OBJECT_STORE + 2 * data_bytes,
-                _temp_dir=folder,
+                _temp_dir=f"{folder}/r",
                 **common,
             )
         else:
