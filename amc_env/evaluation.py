@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Widths
-from amc_env.pruning.batchnorm import recalibrate_batchnorm
+from amc_env.pruning.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from amc_env.pruning.criteria import Criterion, removal_order
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
@@ -110,7 +110,9 @@ class NetworkProblem(PruningProblem):
     def accuracy(self, widths: Widths, split: SplitName) -> float:
         """Top-1 accuracy in [0, 1] of the pruned network on a split."""
         images = self.data.search if split == "search" else self.data.test
-        return top1_accuracy(self.prune(widths), self._batches(images))
+        network = self.prune(widths)
+        fold_batchnorm(network, self.graph.foldable)
+        return top1_accuracy(network, self._batches(images))
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""

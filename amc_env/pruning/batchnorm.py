@@ -1,4 +1,4 @@
-"""Batch norm recalibration: fresh running statistics for a pruned network, from calibration images."""
+"""Batch norm of a pruned network: fresh running statistics, and folding into the convolutions for fast scoring."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def recalibrate_batchnorm(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
@@ -29,3 +30,16 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[torch.Tensor]) -
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
+
+
+def fold_batchnorm(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Fold batch norms into the convolutions before them, in place; the network's function stays (evaluation mode).
+
+    Args:
+        network: in evaluation mode.
+        pairs: names of a convolution and of the batch norm that alone sees its output.
+    """
+    for convolution, norm in pairs:
+        folded = fuse_conv_bn_eval(network.get_submodule(convolution), network.get_submodule(norm))  # type: ignore[arg-type,type-var]
+        network.set_submodule(convolution, folded)
+        network.set_submodule(norm, nn.Identity())

@@ -60,7 +60,10 @@ class PaddingSlice:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """All that surgery, costs and decisions need to know of a network; groups and layers are in forward order."""
+    """All that surgery, costs and decisions need to know of a network; groups and layers are in forward order.
+
+    `foldable` names the convolutions and the batch norms that alone see their outputs.
+    """
 
     layers: tuple[LayerShape, ...]
     inputs: tuple[UnitLabels, ...]
@@ -68,6 +71,7 @@ class ChannelGraph:
     groups: tuple[ChannelGroup, ...]
     slices: tuple[TensorSlice, ...]
     paddings: tuple[PaddingSlice, ...]
+    foldable: tuple[tuple[str, str], ...]
 
     def keep_mask(self, kept: KeptUnits) -> NDArray[np.bool_]:
         """For each unit whether it stays; indexed with unit labels (the last entry answers for FIXED)."""

@@ -9,6 +9,7 @@ produce are the interchangeable units of one group, and one decision is taken pe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ def trace_channels(network: nn.Module, example: torch.Tensor) -> ChannelGraph:
     for tensor in tree_leaves(output):
         if isinstance(tensor, torch.Tensor) and (channels := tracer.channels_of(tensor)) is not None:
             tracer.units.fix(channels.atoms)
+    tracer.units.foldable = tracer.foldable()
     return tracer.units.graph()
 
 
@@ -70,6 +72,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stored = {id(tensor): name for name, tensor in _named_tensors(network)}
         self._learnable = {name for name, _ in network.named_parameters()}
         self._channels: dict[int, _Channels] = {}
+        self._uses = Counter[int]()  # of each traced tensor, and of each stored one
+        self._convolved: dict[int, tuple[str, int]] = {}  # output -> module and weight of its convolution
+        self._normalised: list[tuple[int, str, int]] = []  # input, module and weight of each batch norm
         self._alive: list[torch.Tensor] = []  # ids stay unique only as long as the tensors live
         image = self.units.new_atoms(example.shape[1], producer=None)
         self.units.fix(image)
@@ -78,6 +83,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        self._uses.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf))
         if name in ("t", "view", "detach", "alias") and id(args[0]) in self._stored:
             self._alias(args[0], result)
         elif any(self.channels_of(leaf) is not None for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)):
@@ -103,6 +109,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._pointwise([leaf for leaf in tree_leaves(args) if _is_tensor(leaf)], result)
         else:
             raise self.refusal(f"operation '{name}' on channels is not supported")
+
+    def foldable(self) -> list[tuple[str, str]]:
+        """Modules of convolutions and batch norms, each called once, where only the norm sees the convolution."""
+        pairs = []
+        for features, norm, scale in self._normalised:
+            convolution, weight = self._convolved.get(features, ("", 0))
+            modules = self._modules.get(convolution), self._modules[norm]
+            called_once = self._uses[features] == self._uses[weight] == self._uses[scale] == 1
+            if called_once and isinstance(modules[0], nn.Conv2d) and isinstance(modules[1], nn.BatchNorm2d):
+                pairs.append((convolution, norm))
+        return pairs
 
     def refusal(self, reason: str) -> UntraceableNetworkError:
         where = self.module_stack[-1]
@@ -138,6 +155,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.units.unite_groups(channels.atoms, outputs, groups)
         if bias is not None:
             self.units.slice(self._layer_name(bias), 0, outputs)
+        self._convolved[id(result)] = (self.module_stack[-1], id(weight))
         self._remember(result, _Channels(1, outputs))
 
     def _linear(self, features: torch.Tensor, weight: torch.Tensor, bias: Any, result: torch.Tensor) -> None:
@@ -173,6 +191,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.units.slice(name, 0, channels.atoms)
         if args[1] is not None:
             self._per_channel_layer("norm", self._layer_name(args[1]), channels.atoms, args[0])
+            self._normalised.append((id(args[0]), self.module_stack[-1], id(args[1])))
         self._remember(result[0], channels)
 
     def _fixing_norm(self, args: Any, result: Any) -> None:

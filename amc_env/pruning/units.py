@@ -25,6 +25,7 @@ class UnitFinder:
     """Collects what a trace finds (a union-find over atoms) and turns it into a channel graph."""
 
     paddings: list[Padding] = field(default_factory=list)
+    foldable: list[tuple[str, str]] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
     _producer: list[str | None] = field(default_factory=list)
     _fixed: set[int] = field(default_factory=set)
@@ -88,6 +89,7 @@ class UnitFinder:
                 for (tensor, dim), (atoms, consumes) in self._slices.items()
             ),
             paddings=tuple(PaddingSlice(p.module, labels(p.before), labels(p.after)) for p in self.paddings),
+            foldable=tuple(self.foldable),
         )
 
     def _number_units(self, roots: IntArray) -> tuple[UnitLabels, list[int]]:

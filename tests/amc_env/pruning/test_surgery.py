@@ -14,6 +14,7 @@ from torch import nn
 
 from amc_env import zoo
 from amc_env.evaluation import channel_map
+from amc_env.pruning.batchnorm import fold_batchnorm
 from amc_env.pruning.graph import ChannelGraph, IntArray
 from amc_env.pruning.surgery import apply_plan, check_surgery, make_plan, mask_network, prune_network
 from amc_env.pruning.trace import UntraceableNetworkError, trace_channels
@@ -257,3 +258,42 @@ def test_refuses_a_plan_of_another_network(plan: dict[str, object], reason: str)
 def test_wants_the_network_in_evaluation_mode() -> None:
     with pytest.raises(ValueError, match="expected the network in evaluation mode"):
         trace_channels(zoo.digits_network().train(), example(channels=1, size=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "norms"), [("digits", 9), ("cifar_resnet20", 19), ("mobilenet_v1", 27), ("densenet121", 59)]
+)
+def test_folding_batch_norms_leaves_the_function(name: str, norms: int) -> None:
+    """In densenet121 a norm after a concatenation has no one convolution before it: 59 of its 121 can be folded."""
+    network, images = own_network(name)
+    randomised(network)
+    graph = trace_channels(network, images)
+    pruned = prune_network(network, graph, random_units(graph, seed=5)).eval()
+    with torch.no_grad():
+        expected = pruned(images)
+        fold_batchnorm(pruned, graph.foldable)
+        actual = pruned(images)
+    assert len(graph.foldable) == norms
+    assert not any(isinstance(pruned.get_submodule(norm), nn.BatchNorm2d) for _, norm in graph.foldable)
+    assert (actual - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+class UsedTwice(nn.Module):
+    """What a batch norm sees is also used without it, or the same norm is called twice."""
+
+    def __init__(self, *, twice: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.other = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.twice = twice
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.conv(images)
+        second = self.norm(self.other(images)) if self.twice else features
+        return (self.norm(features) + second).mean((2, 3))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_used_twice_is_not_folded(*, twice: bool) -> None:
+    assert trace_channels(UsedTwice(twice=twice).eval(), example(size=4)).foldable == ()
