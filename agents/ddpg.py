@@ -23,6 +23,7 @@ class DDPG(Agent):
     Differences from the paper (`PAPER` is the agent without the first four):
         - `constraint="fit"`: a finished plan is scaled to the budget, from above or from below. The paper's
           Algorithm 1, "clamp", only prunes more: it leaves unused what a plan is below the budget.
+          On toy problems neither is better throughout.
         - `stored_action="executed"`: the replay holds the ratios after rounding and constraint, with the states that
           these pass through, so that the critic sees what was scored. The released code stores the actor's ratio.
         - `warmup_episodes` is a third of the evaluations, at most the paper's 100.
@@ -105,7 +106,7 @@ class DDPG(Agent):
             )
 
 
-#: as in the paper and its released code, for comparisons; the defaults do better at equal evaluations
+#: as in the paper and its released code; `scripts/compare_agents_toy.py` compares it with the defaults
 PAPER = DDPG(
     name="ddpg-paper",
     constraint="clamp",

@@ -3,7 +3,7 @@
 
 Prints the mean regret of each agent over seeds, with its standard error: accuracy of the best policy there is minus
 accuracy of the best policy found. Seed k draws both the problem and the agent's random choices, so that all agents
-meet the same problems. With 10 seeds, two budgets and all sizes it takes about an hour on one core.
+meet the same problems. A learner takes minutes per row, more with more decisions.
 
     python scripts/compare_agents_toy.py --agents random ddpg paper --decisions 6 12 --seeds 10
 """
