@@ -19,6 +19,9 @@ from hw.layers import LayerShape
 
 FloatArray = NDArray[np.float64]
 Widths = tuple[int, ...]
+
+#: fractions removed in [0, 1): a vector in the order of the decisions, or by name as in a `PruningPolicy`
+Plan = ArrayLike | Mapping[str, float]
 RewardForm = Literal["error", "error_macs", "error_weights"]
 
 
@@ -164,28 +167,38 @@ class PruningProblem(ABC):
     def names(self) -> tuple[str, ...]:
         return tuple(decision.name for decision in self.decisions)
 
-    def widths(self, ratios: ArrayLike) -> Widths:
-        """Units kept by each decision at these ratios removed (decisions,), rounded to the allowed counts.
+    def widths(self, plan: Plan) -> Widths:
+        """Units kept by each decision at these ratios removed, rounded to the allowed counts.
 
         Raises:
             ValueError: not one ratio in [0, 1) for each decision.
         """
-        values = np.asarray(ratios, dtype=np.float64)
+        values = self._vector(plan)
+        return tuple(decision.kept(ratio) for decision, ratio in zip(self.decisions, values, strict=True))
+
+    def _vector(self, plan: Plan) -> FloatArray:
+        """The plan as float64 (decisions,), checked."""
+        if isinstance(plan, Mapping):
+            if set(plan) != set(self.names):
+                other = sorted(set(plan) ^ set(self.names))
+                raise ValueError(f"policy: expected a ratio for each of {', '.join(self.names)}; differs in {other}")
+            plan = [plan[name] for name in self.names]
+        values = np.asarray(plan, dtype=np.float64)
         if values.shape != (len(self.decisions),):
             raise ValueError(
                 f"ratios: expected one for each of {len(self.decisions)} decisions, got shape {values.shape}"
             )
         if not ((values >= 0.0) & (values < 1.0)).all():
             raise ValueError(f"ratios: expected fractions removed in [0, 1), got {values.tolist()}")
-        return tuple(decision.kept(ratio) for decision, ratio in zip(self.decisions, values, strict=True))
+        return values
 
     def ratios(self, widths: Sequence[int]) -> FloatArray:
         """The ratios that these widths mean, float64 (decisions,)."""
         return 1.0 - np.asarray(widths, dtype=np.float64) / np.asarray(self.dense_widths, dtype=np.float64)
 
-    def policy(self, ratios: ArrayLike) -> PruningPolicy:
+    def policy(self, plan: Plan) -> PruningPolicy:
         """The policy that names each decision's ratio."""
-        return PruningPolicy(dict(zip(self.names, np.asarray(ratios, dtype=np.float64).tolist(), strict=True)))
+        return PruningPolicy(dict(zip(self.names, self._vector(plan).tolist(), strict=True)))
 
     def cost(self, name: str, widths: Sequence[int] | IntArray) -> float:
         """One cost of the network of these widths, in the unit of its model."""
@@ -205,9 +218,9 @@ class PruningProblem(ABC):
         channels = self.channels.channels(widths)
         return all(self._cost_functions[budget.cost](*channels) <= budget.limit for budget in self.budgets)
 
-    def evaluate(self, ratios: ArrayLike) -> Evaluation:
+    def evaluate(self, plan: Plan) -> Evaluation:
         """Round, count the costs and, if all budgets hold, score on the search split. The same widths score once."""
-        return self.evaluate_widths(self.widths(ratios))
+        return self.evaluate_widths(self.widths(plan))
 
     def evaluate_widths(self, widths: Widths) -> Evaluation:
         """As `evaluate`, for units kept."""
@@ -221,7 +234,7 @@ class PruningProblem(ABC):
         reward = -math.inf if accuracy is None else self._reward(accuracy, costs)
         return Evaluation(widths, tuple(self.ratios(widths).tolist()), costs, violation, accuracy, reward)
 
-    def fit_to_budget(self, ratios: ArrayLike) -> FloatArray:
+    def fit_to_budget(self, plan: Plan) -> FloatArray:
         """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.
 
         The plan moves on the line from "nothing removed" (0) over itself (1) to "all that may be removed" (2).
@@ -229,21 +242,20 @@ class PruningProblem(ABC):
         widened by itself within the budget: the slack is less than one rounding step.
 
         Args:
-            ratios: fractions removed in [0, 1), shape (decisions,).
+            plan: fractions removed in [0, 1), as a vector (decisions,) or as a policy that names the decisions.
 
         Returns:
             The ratios of the rounded widths, float64 (decisions,). Without a budget, those of the plan itself.
         """
-        plan = np.asarray(ratios, dtype=np.float64)
-        widths = self.widths(plan)
+        ratios = self._vector(plan)
         if not self.budgets:
-            return self.ratios(widths)
+            return self.ratios(self.widths(ratios))
         most = self.ratios(self.smallest_widths)
 
         def scaled(scalar: float) -> FloatArray:
             if scalar <= 1.0:
-                return plan * scalar
-            return plan + (scalar - 1.0) * np.maximum(most - plan, 0.0)
+                return ratios * scalar
+            return ratios + (scalar - 1.0) * np.maximum(most - ratios, 0.0)
 
         if self.feasible(self.widths(scaled(0.0))):
             return self.ratios(self.widths(scaled(0.0)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc_env import Decision, InfeasibleBudgetError, ToyProblem
+from amc_env import Decision, InfeasibleBudgetError, PruningPolicy, ToyProblem
 from amc_env.budget import parse_limit
 from hw import LayerShape
 
@@ -68,6 +68,21 @@ def test_a_plan_that_fits_already_stays_at_the_budget_and_keeps_its_proportions(
     assert scalar <= 1 or problem.cost("macs", problem.widths(plan)) > problem.budgets[0].limit
     if scalar <= 1:
         np.testing.assert_allclose(fitted, plan * scalar, atol=0.02)
+
+
+def test_plans_may_be_vectors_or_policies() -> None:
+    problem = ToyProblem(3)
+    vector = [0.25, 0.5, 0.75]
+    policy = problem.policy(vector)
+    assert policy == PruningPolicy({"layer0": 0.25, "layer1": 0.5, "layer2": 0.75})
+    backwards = PruningPolicy(dict(reversed(list(policy.items()))))
+    assert problem.widths(backwards) == problem.widths(vector) == (12, 8, 4)
+    assert problem.fit_to_budget(backwards).tolist() == problem.fit_to_budget(vector).tolist()
+    assert problem.evaluate(backwards) == problem.evaluate(vector)
+    with pytest.raises(
+        ValueError, match=r"policy: expected a ratio for each of layer0, .*; differs in \['layer2', 'x'\]"
+    ):
+        problem.widths({"layer0": 0.1, "layer1": 0.1, "x": 0.1})
 
 
 def test_without_a_budget_a_plan_is_only_rounded() -> None:
