@@ -21,6 +21,14 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+# What glibc reads when a process starts. Evaluations allocate the same feature maps again and again; by default it gives
+# them back to the system each time, and a sixth of an evaluation of ResNet-56 went into getting fresh pages.
+_KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+}
+
 
 def available_cpus() -> int:
     """CPUs that this process may use: its affinity, and the quota of its control group."""
@@ -80,3 +88,4 @@ def set_ray_environment(address: str | None) -> None:
     os.environ.update(_QUIET)
     if address is None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(), RAY_memory_monitor_refresh_ms="0")
+        os.environ.update({name: os.environ.get(name, value) for name, value in _KEEP_FREED_MEMORY.items()})
