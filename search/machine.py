@@ -21,8 +21,8 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
-# What glibc reads when a process starts. Evaluations allocate the same feature maps again and again; by default it gives
-# them back to the system each time, and a sixth of an evaluation of ResNet-56 went into getting fresh pages.
+# What glibc reads when a process starts. Evaluations allocate the same feature maps again and again; by default it
+# returns them to the system each time, and a sixth of an evaluation of ResNet-56 went into getting fresh pages.
 _KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
