@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -55,8 +54,3 @@ def parse_limit(cost: str, value: float | str, dense: float) -> float:
     if not 0.0 < number < float("inf"):
         raise ValueError(f"{expected}, got {value!r}")
     return number
-
-
-def describe_costs(costs: Mapping[str, float], dense: Mapping[str, float]) -> str:
-    """For people: "macs 62.9 M (50.0 %), size 1.7 M (49.8 %)"."""
-    return ", ".join(f"{name} {cost:,.0f} ({cost / dense[name]:.1%})" for name, cost in costs.items())
