@@ -23,8 +23,9 @@ from amc_env.splits import DataSplits, Split
 from hw.cost import CostModel
 
 SplitName = Literal["search", "test"]
-_CALIBRATION_PIXELS = 250 * 32 * 32  # per batch: enough images for the statistics of each batch to mean something
-_SCORED_PIXELS = 100 * 32 * 32  # per batch: small feature maps stay in the processor's caches
+# Images of about so many pixels go through the network at once, and at least so many images.
+_CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
+_SCORED_BATCH = (100 * 32 * 32, 1)  # small feature maps stay in the processor's caches
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class NetworkProblem(PruningProblem):
         images = self.data.search if split == "search" else self.data.test
         network = self.prune(widths)
         fold_batchnorm(network, self.graph.foldable)
-        return top1_accuracy(network, self._batches(images, _SCORED_PIXELS))
+        return top1_accuracy(network, self._batches(images, _SCORED_BATCH))
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
@@ -126,12 +127,13 @@ class NetworkProblem(PruningProblem):
         """The thin network; batch norm recalibrated if the settings say so and anything was removed."""
         pruned = apply_plan(self.network, self.plan(widths)).to(memory_format=torch.channels_last)
         if self.settings.recalibrate_batchnorm and tuple(widths) != self.dense_widths:
-            batches = self._batches(self.data.calibration, _CALIBRATION_PIXELS)
+            batches = self._batches(self.data.calibration, _CALIBRATION_BATCH)
             recalibrate_batchnorm(pruned, (images for images, _ in batches))
         return pruned
 
-    def _batches(self, split: Split, pixels: int) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
-        size = max(1, pixels // math.prod(split.images.shape[2:]))
+    def _batches(self, split: Split, batch: tuple[int, int]) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
+        pixels, fewest = batch
+        size = max(fewest, pixels // math.prod(split.images.shape[2:]))
         for first in range(0, len(split), size):
             images = self.data.preprocessing(split.images[first : first + size])
             yield images.contiguous(memory_format=torch.channels_last), split.labels[first : first + size]

@@ -187,6 +187,8 @@ def _begin(job: _Job, folder: Path) -> Results:
         return begun
     begun = Results.model_validate_json(path.read_text())
     changed = [name for name, value in identity.items() if getattr(begun, name) != value]
+    if Spec.model_validate(begun.spec) != job.spec:  # not by spec_id: a newer release may add keys with defaults
+        changed.append("spec")
     if changed:
         raise JobError(f"{folder}: not what it was when the job began: {', '.join(changed)}; start a new job")
     return begun
@@ -195,7 +197,6 @@ def _begin(job: _Job, folder: Path) -> Results:
 def _identity(job: _Job) -> dict[str, str]:
     """What must be the same when a job is resumed; the toy problem has neither data nor weights."""
     return {
-        "spec_id": job.spec.spec_id,
         "data_digest": "" if job.data is None else job.data.digest,
         "weights_digest": weights_digest(job.problem.network) if isinstance(job.problem, NetworkProblem) else "",
     }
@@ -208,7 +209,7 @@ def _describe(job: _Job, identity: dict[str, str]) -> Results:
         name=job.spec.name,
         status="interrupted",
         spec=job.spec.content(),
-        spec_id=identity["spec_id"],
+        spec_id=job.spec.spec_id,
         data_digest=identity["data_digest"],
         weights_digest=identity["weights_digest"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),

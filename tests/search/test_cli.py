@@ -182,7 +182,7 @@ def test_resume_refuses_a_spec_that_was_changed(spec: Path, tmp_path: Path, monk
     path.write_text(path.read_text().replace("evaluations: 5", "evaluations: 7"))
     outcome = amc("resume", tmp_path / "job")
     assert outcome.exit_code == 2
-    assert "not what it was when the job began: spec_id" in outcome.stderr
+    assert "not what it was when the job began: spec" in outcome.stderr
 
 
 def test_no_feasible_policy(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
