@@ -5,7 +5,7 @@ import gymnasium
 from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.env import PruningEnv
 from amc_env.policy import PruningPolicy
-from amc_env.problem import ChannelMap, Decision, Evaluation, PruningProblem
+from amc_env.problem import ChannelMap, Decision, Evaluation, PruningProblem, Score
 from amc_env.toy import ToyProblem
 
 gymnasium.register("Pruning-v0", entry_point="amc_env.env:PruningEnv")
@@ -19,5 +19,6 @@ __all__ = [
     "PruningEnv",
     "PruningPolicy",
     "PruningProblem",
+    "Score",
     "ToyProblem",
 ]

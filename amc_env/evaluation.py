@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Widths
+from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Score, Widths
 from amc_env.pruning.batchnorm import fold_batchnorm, recalibrate_batchnorm
-from amc_env.pruning.criteria import Criterion, removal_order
+from amc_env.pruning.criteria import removal_order
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
 from amc_env.pruning.trace import trace_channels
+from amc_env.settings import EvaluationSettings, PruningSettings
 from amc_env.splits import DataSplits, Split
 from hw.cost import CostModel
 
@@ -26,32 +26,6 @@ SplitName = Literal["search", "test"]
 # Images of about so many pixels go through the network at once, and at least so many images.
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (100 * 32 * 32, 1)  # small feature maps stay in the processor's caches
-
-
-@dataclass(frozen=True)
-class PruningSettings:
-    """How channels are removed.
-
-    Attributes:
-        round_to: channel counts are multiples of this (a layer's full count is always allowed), at least 1.
-        max_ratio: no decision removes more than this fraction, in (0, 1); 0.8 in [AMC] (a_max).
-        criterion: which channels go first.
-        recalibrate_batchnorm: whether batch norm statistics are renewed on the calibration images.
-        keep: patterns (as of fnmatch) of groups that stay whole, e.g. "layer1.0.*". A group is named by the layer that
-            first produces its channels.
-    """
-
-    round_to: int = 8
-    max_ratio: float = 0.8
-    criterion: Criterion = "l1"
-    recalibrate_batchnorm: bool = True
-    keep: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise ValueError(f"round_to: expected at least 1, got {self.round_to}")
-        if not 0.0 < self.max_ratio < 1.0:
-            raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
 
 
 class NetworkProblem(PruningProblem):
@@ -62,6 +36,7 @@ class NetworkProblem(PruningProblem):
         data: calibration images and the two disjoint splits.
         budget, reward, cost_models: as of `PruningProblem`.
         settings: how channels are removed.
+        evaluation: how a pruned network is evaluated.
 
     Raises:
         UntraceableNetworkError: the network's channels cannot be traced.
@@ -76,11 +51,13 @@ class NetworkProblem(PruningProblem):
         budget: Mapping[str, float | str],
         reward: RewardForm = "error",
         settings: PruningSettings = PruningSettings(),
+        evaluation: EvaluationSettings = EvaluationSettings(),
         cost_models: Sequence[CostModel] | None = None,
     ) -> None:
         self.network = network.eval()
         self.data = data
         self.settings = settings
+        self.evaluation = evaluation
         example = data.preprocessing(data.search.images[:2])
         self.graph = trace_channels(self.network, example)
         check_surgery(self.network, self.graph, example)
@@ -106,15 +83,16 @@ class NetworkProblem(PruningProblem):
             cost_models=cost_models,
         )
 
-    def score(self, widths: Widths) -> float:
-        return self.accuracy(widths, "search")
+    def score(self, widths: Widths) -> Score:
+        return self.measure(widths, "search")
 
-    def accuracy(self, widths: Widths, split: SplitName) -> float:
-        """Top-1 accuracy in [0, 1] of the pruned network on a split."""
+    def measure(self, widths: Widths, split: SplitName) -> Score:
+        """Error and top-1 accuracy of the pruned network on a split."""
         images = self.data.search if split == "search" else self.data.test
         network = self.prune(widths)
         fold_batchnorm(network, self.graph.foldable)
-        return top1_accuracy(network, self._batches(images, _SCORED_BATCH))
+        accuracy = top1_accuracy(network, self._batches(images, _SCORED_BATCH))
+        return Score(1.0 - accuracy, accuracy)
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
@@ -126,7 +104,7 @@ class NetworkProblem(PruningProblem):
     def prune(self, widths: Widths) -> nn.Module:
         """The thin network; batch norm recalibrated if the settings say so and anything was removed."""
         pruned = apply_plan(self.network, self.plan(widths)).to(memory_format=torch.channels_last)
-        if self.settings.recalibrate_batchnorm and tuple(widths) != self.dense_widths:
+        if self.evaluation.recalibrates and tuple(widths) != self.dense_widths:
             batches = self._batches(self.data.calibration, _CALIBRATION_BATCH)
             recalibrate_batchnorm(pruned, (images for images, _ in batches))
         return pruned

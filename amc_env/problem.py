@@ -84,6 +84,28 @@ class ChannelMap:
 
 
 @dataclass(frozen=True)
+class Score:
+    """How well a network does on a split.
+
+    Attributes:
+        error: mean of the objective's error over the images, finite; lower is better. The reward is made of it.
+        accuracy: top-1 in [0, 1]; None where the network does not classify.
+        fraction: share of the images that were looked at, in (0, 1]; below 1 the plan could no longer become the
+            best, and error and accuracy are those of the images seen.
+    """
+
+    error: float
+    accuracy: float | None
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.error):
+            raise ValueError(f"error: expected a finite number, got {self.error}")
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"fraction: expected a share in (0, 1], got {self.fraction}")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One scored policy: the currency in which agents are compared.
 
@@ -92,26 +114,35 @@ class Evaluation:
         ratios: the ratios that these widths mean, in [0, 1).
         costs: cost name -> cost of the rounded network.
         violation: 0 if all budgets hold, else the largest excess as a fraction of its limit.
-        accuracy: on the search split, in [0, 1]; None if a budget is violated (it is then not scored).
+        error: the objective's mean on the search split, lower is better; None if a budget is violated (it is then
+            not scored).
+        accuracy: top-1 on the search split, in [0, 1]; None if not scored, or if the network does not classify.
         reward: the problem's reward; -inf if a budget is violated.
+        fraction: share of the search split that was looked at; below 1: stopped early, for it cannot become the best.
     """
 
     widths: Widths
     ratios: tuple[float, ...]
     costs: Mapping[str, float]
     violation: float
+    error: float | None
     accuracy: float | None
     reward: float
+    fraction: float = 1.0
 
     @property
     def feasible(self) -> bool:
         return self.violation == 0.0
 
+    @property
+    def stopped_early(self) -> bool:
+        return self.fraction < 1.0
+
 
 class PruningProblem(ABC):
     """Decisions in forward order, cost models, budgets and a reward. Immutable; a deep copy is the problem itself.
 
-    Rewards, with error = 1 - accuracy on the search split ([AMC] section 3.2):
+    Rewards, with the error on the search split, 1 - accuracy in [AMC] section 3.2:
         "error": -error, the resource-constrained form.
         "error_macs": -error * ln(MACs), "error_weights": -error * ln(number of weights): the forms that also
         reward a smaller network, for problems without a budget.
@@ -153,15 +184,15 @@ class PruningProblem(ABC):
         self.smallest_widths: Widths = tuple(decision.choices[0] for decision in self.decisions)
         self.dense_costs = self.costs(self.dense_widths)
         self.budgets = self._parse_budgets(budget)
-        #: widths -> accuracy: what was scored already. A trial that resumes fills it from its journal.
-        self.memo: MutableMapping[Widths, float] = {}
+        #: what was scored already. A trial that resumes fills it from its journal.
+        self.memo: MutableMapping[Widths, Score] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         return self
 
     @abstractmethod
-    def score(self, widths: Widths) -> float:
-        """Accuracy in [0, 1] of the network of these widths on the search split; deterministic."""
+    def score(self, widths: Widths) -> Score:
+        """How well the network of these widths does on the search split; deterministic."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -226,13 +257,14 @@ class PruningProblem(ABC):
         """As `evaluate`, for units kept."""
         costs = self.costs(widths)
         violation = self.violation(costs)
-        accuracy = None
-        if violation == 0.0:
-            if widths not in self.memo:
-                self.memo[widths] = self.score(widths)
-            accuracy = self.memo[widths]
-        reward = -math.inf if accuracy is None else self._reward(accuracy, costs)
-        return Evaluation(widths, tuple(self.ratios(widths).tolist()), costs, violation, accuracy, reward)
+        ratios = tuple(self.ratios(widths).tolist())
+        if violation > 0.0:
+            return Evaluation(widths, ratios, costs, violation, error=None, accuracy=None, reward=-math.inf)
+        if widths not in self.memo:
+            self.memo[widths] = self.score(widths)
+        score = self.memo[widths]
+        reward = -score.error * self._error_factor(costs)
+        return Evaluation(widths, ratios, costs, 0.0, score.error, score.accuracy, reward, score.fraction)
 
     def fit_to_budget(self, plan: Plan) -> FloatArray:
         """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.
@@ -278,13 +310,13 @@ class PruningProblem(ABC):
                     widths[index] = low
         return tuple(widths)
 
-    def _reward(self, accuracy: float, costs: Mapping[str, float]) -> float:
-        error = 1.0 - accuracy
+    def _error_factor(self, costs: Mapping[str, float]) -> float:
+        """The reward is the negative error times this."""
         if self.reward_form == "error_macs":
-            return -error * math.log(costs["macs"])
+            return math.log(costs["macs"])
         if self.reward_form == "error_weights":
-            return -error * math.log(costs["size"] / 4)
-        return -error
+            return math.log(costs["size"] / 4)
+        return 1.0
 
     def _parse_budgets(self, budget: Mapping[str, float | str]) -> tuple[Budget, ...]:
         budgets = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Widths
+from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Score, Widths
 from hw.layers import LayerShape
 
 
@@ -51,8 +51,9 @@ class ToyProblem(PruningProblem):
             reward=reward,
         )
 
-    def score(self, widths: Widths) -> float:
-        return float(1.0 - (self.sensitivities * self.ratios(widths) ** 2).sum())
+    def score(self, widths: Widths) -> Score:
+        accuracy = float(1.0 - (self.sensitivities * self.ratios(widths) ** 2).sum())
+        return Score(1.0 - accuracy, accuracy)
 
     def best_widths(self) -> Widths:
         """The feasible widths of highest accuracy under a MAC budget alone.

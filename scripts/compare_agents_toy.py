@@ -39,8 +39,8 @@ def regrets(agent: Agent, decisions: int, budget: str, seeds: int, evaluations: 
     for seed in range(seeds):
         problem = ToyProblem(decisions, budget={"macs": budget}, seed=seed)
         best = agent.search(problem, max_evaluations=evaluations, seed=seed, on_evaluation=lambda _: None)
-        found = best.accuracy if best is not None and best.accuracy is not None else 0.0
-        values.append(problem.score(problem.best_widths()) - found)
+        found = best.error if best is not None and best.error is not None else 1.0
+        values.append(found - problem.score(problem.best_widths()).error)
     return values
 
 

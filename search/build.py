@@ -8,8 +8,9 @@ from torch import nn
 
 from amc_env import zoo
 from amc_env.datasets import SplitSizes, load_splits
-from amc_env.evaluation import NetworkProblem, PruningSettings
-from amc_env.problem import PruningProblem, Widths
+from amc_env.evaluation import NetworkProblem
+from amc_env.problem import PruningProblem, Score, Widths
+from amc_env.settings import PruningSettings
 from amc_env.splits import DataSplits, Preprocessing
 from amc_env.toy import ToyProblem
 from search.spec_models import CifarResnet, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
@@ -20,7 +21,7 @@ class SlowToyProblem(ToyProblem):
 
     seconds_per_evaluation = 0.0
 
-    def score(self, widths: Widths) -> float:
+    def score(self, widths: Widths) -> Score:
         time.sleep(self.seconds_per_evaluation)
         return super().score(widths)
 
@@ -71,9 +72,9 @@ def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
     )
 
 
-def test_accuracy(problem: PruningProblem, widths: Widths) -> float:
-    """Accuracy on the test split; the toy problem has one accuracy only."""
-    return problem.accuracy(widths, "test") if isinstance(problem, NetworkProblem) else problem.score(widths)
+def measure_test(problem: PruningProblem, widths: Widths) -> Score:
+    """The score on the test split; the toy problem has one score only."""
+    return problem.measure(widths, "test") if isinstance(problem, NetworkProblem) else problem.score(widths)
 
 
 def _toy(spec: Spec, toy: Toy) -> ToyProblem:

@@ -53,7 +53,7 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
     costs = problem.costs(winner.widths)
     if costs != winner.costs:
         raise ExportError(f"the network now costs {costs}, but was scored at {winner.costs}; was its code changed?")
-    accuracy = problem.accuracy(winner.widths, "test")
+    test = problem.measure(winner.widths, "test")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(out) as folder:
         PruningPolicy(winner.ratios).save(folder / "policy.json")
@@ -62,7 +62,8 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
         example = problem.data.preprocessing(problem.data.test.images[:8])
         difference = export_onnx(network, example, folder / "model.onnx")
         card = make_card(results, trial, winner) | {
-            "test_accuracy_at_export": accuracy,
+            "test_error_at_export": test.error,
+            "test_accuracy_at_export": test.accuracy,
             "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
         }
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))

@@ -27,7 +27,7 @@ from amc_env.policy import write_atomically
 from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
-from search.build import build_problem, load_data, test_accuracy
+from search.build import build_problem, load_data, measure_test
 from search.errors import UserError
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
@@ -204,6 +204,7 @@ def _identity(job: _Job) -> dict[str, str]:
 
 def _describe(job: _Job, identity: dict[str, str]) -> Results:
     problem, data = job.problem, job.data
+    search, test = problem.score(problem.dense_widths), measure_test(problem, problem.dense_widths)
     splits = {} if data is None else {name: getattr(data, name) for name in ("calibration", "search", "test")}
     return Results(
         name=job.spec.name,
@@ -216,8 +217,10 @@ def _describe(job: _Job, identity: dict[str, str]) -> Results:
         seconds=0.0,
         dense=DenseRecord(
             costs=problem.dense_costs,
-            search_accuracy=problem.score(problem.dense_widths),
-            test_accuracy=test_accuracy(problem, problem.dense_widths),
+            search_error=search.error,
+            test_error=test.error,
+            search_accuracy=search.accuracy,
+            test_accuracy=test.accuracy,
         ),
         budgets=tuple(_budget(problem, budget) for budget in problem.budgets),
         decisions=tuple(_decision(decision) for decision in problem.decisions),

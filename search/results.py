@@ -17,36 +17,52 @@ class Record(BaseModel):
 
 
 class EvaluationRecord(Record):
-    """One line of a trial's journal: one evaluation. `reward` and `accuracy` are null if a budget is violated."""
+    """One line of a trial's journal: one evaluation.
+
+    `reward`, `error` and `accuracy` are null if a budget is violated; `accuracy` also if the network does not classify.
+    """
 
     index: int
     widths: tuple[int, ...]
     costs: dict[str, float]
     violation: float
+    error: float | None
     accuracy: float | None
     reward: float | None
+    fraction: float = 1.0
     repeated: bool
     seconds: float
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.fraction < 1.0
 
 
 class HistoryPoint(Record):
     """An evaluation as the report plots it."""
 
     reward: float | None
+    error: float | None
     accuracy: float | None
     costs: dict[str, float]
     best_reward: float | None
+    stopped_early: bool = False
 
 
 class PolicyRecord(Record):
-    """A policy with all that is known of it. Accuracies are fractions; `test_accuracy` is for winners only."""
+    """A policy with all that is known of it; the test split is for winners only.
+
+    Errors are the objective's; accuracies are top-1 as fractions, null if the network does not classify.
+    """
 
     ratios: dict[str, float]
     widths: tuple[int, ...]
     costs: dict[str, float]
     reward: float
-    search_accuracy: float
-    test_accuracy: float
+    search_error: float
+    test_error: float
+    search_accuracy: float | None
+    test_accuracy: float | None
 
 
 class TrialRecord(Record):
@@ -95,8 +111,10 @@ class DenseRecord(Record):
     """The network before pruning."""
 
     costs: dict[str, float]
-    search_accuracy: float
-    test_accuracy: float
+    search_error: float
+    test_error: float
+    search_accuracy: float | None
+    test_accuracy: float | None
 
 
 class Results(Record):

@@ -42,7 +42,6 @@ pruning:
   round_to: 4          # channel counts are multiples of this
   max_ratio: 0.8       # no decision removes more than this fraction
   criterion: l1
-  recalibrate_batchnorm: true
 
 reward: error          # or error_macs, error_weights
 

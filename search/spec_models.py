@@ -147,12 +147,11 @@ Data = Annotated[DigitsImages | Npz | TorchvisionImages | ImageFolder, Field(dis
 
 
 class Pruning(_Part):
-    """How channels are removed; see `amc_env.evaluation.PruningSettings`."""
+    """How channels are removed; see `amc_env.settings.PruningSettings`."""
 
     round_to: Count = 8
     max_ratio: float = Field(default=0.8, gt=0, lt=1)
     criterion: Criterion = "l1"
-    recalibrate_batchnorm: bool = True
     keep: tuple[str, ...] = ()
 
 

@@ -17,8 +17,8 @@ import torch
 
 from agents.base import Agent
 from amc_env.policy import write_atomically
-from amc_env.problem import Evaluation, PruningProblem
-from search.build import test_accuracy
+from amc_env.problem import Evaluation, PruningProblem, Score
+from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
 from search.progress import OnProgress, TrialProgress, TrialState
 from search.results import EvaluationRecord, HistoryPoint, PolicyRecord, TrialRecord, TrialStatus
@@ -99,7 +99,13 @@ class _Recorder:
         self._count = 0
         self._last = time.monotonic()
         self.records = list(self._known)
-        problem.memo.update({known.widths: known.accuracy for known in self._known if known.accuracy is not None})
+        problem.memo.update(
+            {
+                known.widths: Score(known.error, known.accuracy, known.fraction)
+                for known in self._known
+                if known.error is not None
+            }
+        )
         self._report("running")
 
     @property
@@ -143,8 +149,10 @@ class _Recorder:
             widths=evaluation.widths,
             costs=dict(evaluation.costs),
             violation=evaluation.violation,
+            error=evaluation.error,
             accuracy=evaluation.accuracy,
             reward=evaluation.reward if evaluation.feasible else None,
+            fraction=evaluation.fraction,
             repeated=evaluation.widths in self._met,
             seconds=time.monotonic() - self._last,
         )
@@ -159,15 +167,18 @@ class _Recorder:
 
 def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
     """All that is known of the winner; the only time a trial looks at the test split."""
-    if best.accuracy is None:
+    if best.error is None:
         raise ValueError("the agent returned an evaluation that violates the budget; expected a feasible one or None")
+    test = measure_test(problem, best.widths)
     return PolicyRecord(
         ratios=dict(problem.policy(best.ratios)),
         widths=best.widths,
         costs=dict(best.costs),
         reward=best.reward,
+        search_error=best.error,
+        test_error=test.error,
         search_accuracy=best.accuracy,
-        test_accuracy=test_accuracy(problem, best.widths),
+        test_accuracy=test.accuracy,
     )
 
 
@@ -186,7 +197,14 @@ def _record(
         if record.reward is not None and (best is None or record.reward > best):
             best = record.reward
         history.append(
-            HistoryPoint(reward=record.reward, accuracy=record.accuracy, costs=record.costs, best_reward=best)
+            HistoryPoint(
+                reward=record.reward,
+                error=record.error,
+                accuracy=record.accuracy,
+                costs=record.costs,
+                best_reward=best,
+                stopped_early=record.stopped_early,
+            )
         )
     return TrialRecord(
         agent=agent.label,

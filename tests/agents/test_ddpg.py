@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -119,8 +120,8 @@ def test_settings_refuse_an_infinite_reward(value: float) -> None:
 
 def test_a_score_that_is_not_a_number_stops_the_search() -> None:
     class Broken(ToyProblem):
-        def score(self, widths: Widths) -> float:
-            return math.nan
+        def evaluate_widths(self, widths: Widths) -> Evaluation:
+            return dataclasses.replace(super().evaluate_widths(widths), reward=math.nan)
 
     with pytest.raises(ValueError, match="the episode ended with a reward of nan"):
         reported(quick(), Broken(3), 10)

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from amc_env import ChannelMap, Decision, PruningEnv, PruningProblem, ToyProblem
+from amc_env import ChannelMap, Decision, PruningEnv, PruningProblem, Score, ToyProblem
 from amc_env.embedding import FEATURES
 from hw import LayerShape
 
@@ -45,8 +45,9 @@ class ThreeLayers(PruningProblem):
         ]
         super().__init__(decisions, layers, channels, budget=budget)
 
-    def score(self, widths: tuple[int, ...]) -> float:
-        return 0.5 + 0.03 * widths[0] + 0.05 * widths[1]
+    def score(self, widths: tuple[int, ...]) -> Score:
+        accuracy = 0.5 + 0.03 * widths[0] + 0.05 * widths[1]
+        return Score(1 - accuracy, accuracy)
 
 
 def play(env: PruningEnv, actions: list[float]) -> tuple[list[np.ndarray[Any, Any]], list[float], dict[str, Any]]:

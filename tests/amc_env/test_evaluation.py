@@ -11,10 +11,11 @@ from torch import nn
 
 from amc_env import InfeasibleBudgetError, PruningEnv, zoo
 from amc_env.datasets import SplitSizes, load_splits
-from amc_env.evaluation import NetworkProblem, PruningSettings
+from amc_env.evaluation import NetworkProblem
 from amc_env.pruning.batchnorm import recalibrate_batchnorm
 from amc_env.pruning.criteria import importance, removal_order
 from amc_env.pruning.trace import trace_channels
+from amc_env.settings import EvaluationSettings, PruningSettings
 from amc_env.splits import DataSplits
 
 
@@ -60,10 +61,11 @@ def test_counted_costs_are_those_of_the_pruned_network(network: nn.Module, data:
 def test_recalibration_repairs_what_pruning_breaks(network: nn.Module, data: DataSplits) -> None:
     accuracies = {}
     for recalibrate in (False, True):
-        settings = PruningSettings(round_to=2, recalibrate_batchnorm=recalibrate)
-        problem = NetworkProblem(network, data, budget={"macs": "40%"}, settings=settings)
+        evaluation = EvaluationSettings(recalibrate_batchnorm=recalibrate)
+        settings = PruningSettings(round_to=2)
+        problem = NetworkProblem(network, data, budget={"macs": "40%"}, settings=settings, evaluation=evaluation)
         plan = problem.fit_to_budget(np.full(len(problem.decisions), 0.5))
-        accuracies[recalibrate] = problem.accuracy(problem.widths(plan), "search")
+        accuracies[recalibrate] = problem.measure(problem.widths(plan), "search").accuracy or 0.0
     assert accuracies[True] > accuracies[False] + 0.1
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc_env import Decision, InfeasibleBudgetError, PruningPolicy, ToyProblem
+from amc_env import Decision, InfeasibleBudgetError, PruningPolicy, Score, ToyProblem
 from amc_env.budget import parse_limit
 from hw import LayerShape
 
@@ -95,7 +95,7 @@ def test_an_evaluation_over_the_budget_is_not_scored() -> None:
     evaluation = problem.evaluate(np.zeros(6))
     assert not evaluation.feasible
     assert evaluation.violation == pytest.approx(1.0)  # the dense network costs twice the budget
-    assert (evaluation.accuracy, evaluation.reward) == (None, -math.inf)
+    assert (evaluation.error, evaluation.accuracy, evaluation.reward) == (None, None, -math.inf)
     assert problem.memo == {}
 
 
@@ -104,6 +104,7 @@ def test_rewards_are_the_papers_forms() -> None:
         problem = ToyProblem(3, budget={}, reward=form)
         evaluation = problem.evaluate([0.25, 0.5, 0.75])
         assert evaluation.accuracy is not None
+        assert evaluation.error == pytest.approx(1 - evaluation.accuracy)
         factor = {
             "error": 1.0,
             "error_macs": math.log(evaluation.costs["macs"]),
@@ -116,7 +117,7 @@ def test_the_same_widths_are_scored_once() -> None:
     class Counting(ToyProblem):
         calls = 0
 
-        def score(self, widths: tuple[int, ...]) -> float:
+        def score(self, widths: tuple[int, ...]) -> Score:
             self.calls += 1
             return super().score(widths)
 
@@ -153,8 +154,8 @@ def test_limits_are_numbers_or_percentages_of_the_dense_cost() -> None:
 def test_the_known_best_policy_of_the_toy_problem_is_the_best(seed: int) -> None:
     problem = ToyProblem(3, channels=6, seed=seed)
     every = itertools.product(range(1, 7), repeat=3)
-    best = max(problem.score(widths) for widths in every if problem.feasible(widths))
-    assert problem.score(problem.best_widths()) == pytest.approx(best, abs=1e-12)
+    best = min(problem.score(widths).error for widths in every if problem.feasible(widths))
+    assert problem.score(problem.best_widths()).error == pytest.approx(best, abs=1e-12)
 
 
 def test_a_copy_of_a_problem_is_the_problem() -> None:

@@ -36,9 +36,9 @@ def reported(agent: Agent, problem: PruningProblem, evaluations: int, seed: int 
 
 
 def regret(agent: Agent, problem: ToyProblem, evaluations: int, seed: int) -> float:
-    """How far the best accuracy found lies below the best there is; 1 if nothing feasible was found."""
+    """How far the error of the best plan found lies above the least there is; 1 if nothing feasible was found."""
     best = agent.search(problem, max_evaluations=evaluations, seed=seed, on_evaluation=lambda _: None)
-    return problem.score(problem.best_widths()) - (best.accuracy or 0.0) if best else 1.0
+    return best.error - problem.score(problem.best_widths()).error if best and best.error is not None else 1.0
 
 
 class AgentContract:

@@ -10,7 +10,7 @@ import pytest
 from agents.base import Agent
 from agents.random_search import RandomSearch
 from agents.uniform import Uniform
-from amc_env.problem import Evaluation, PruningProblem
+from amc_env.problem import Evaluation, PruningProblem, Score
 from amc_env.toy import ToyProblem
 from hw.cost import COST_MODELS
 from search.results import (
@@ -54,8 +54,7 @@ def make_results(
         seconds=sum(trial.seconds for trial in trials),
         dense=DenseRecord(
             costs=problem.dense_costs,
-            search_accuracy=problem.score(problem.dense_widths),
-            test_accuracy=as_test_accuracy(problem.score(problem.dense_widths)),
+            **on_both_splits(problem.score(problem.dense_widths)),
         ),
         budgets=tuple(
             BudgetRecord(
@@ -99,6 +98,7 @@ def run_toy_trial(problem: PruningProblem, agent: Agent, seed: int, evaluations:
         history.append(
             HistoryPoint(
                 reward=evaluation.reward if evaluation.feasible else None,
+                error=evaluation.error,
                 accuracy=evaluation.accuracy,
                 costs=dict(evaluation.costs),
                 best_reward=best_reward if math.isfinite(best_reward) else None,
@@ -119,18 +119,22 @@ def run_toy_trial(problem: PruningProblem, agent: Agent, seed: int, evaluations:
 
 
 def as_policy(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
-    if best.accuracy is None:
+    if best.error is None:
         raise ValueError("expected a feasible evaluation")
     return PolicyRecord(
         ratios=dict(zip(problem.names, best.ratios, strict=True)),
         widths=best.widths,
         costs=dict(best.costs),
         reward=best.reward,
-        search_accuracy=best.accuracy,
-        test_accuracy=as_test_accuracy(best.accuracy),
+        **on_both_splits(Score(best.error, best.accuracy)),
     )
 
 
-def as_test_accuracy(search_accuracy: float) -> float:
+def on_both_splits(search: Score) -> dict[str, float | None]:
     """The toy problem has one closed form: its test split is a little harder by definition."""
-    return search_accuracy * 0.97
+    if search.accuracy is None:
+        raise ValueError("expected the score of a toy problem, which has an accuracy")
+    test = search.accuracy * 0.97
+    return {
+        "search_error": search.error, "test_error": 1 - test, "search_accuracy": search.accuracy, "test_accuracy": test
+    }  # fmt: skip

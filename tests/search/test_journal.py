@@ -15,8 +15,8 @@ from search.results import EvaluationRecord
 
 def record(index: int, accuracy: float = 0.5) -> EvaluationRecord:
     return EvaluationRecord(
-        index=index, widths=(index + 1, 2), costs={"macs": 3}, violation=0.0, accuracy=accuracy,
-        reward=accuracy - 1, repeated=False, seconds=0.25,
+        index=index, widths=(index + 1, 2), costs={"macs": 3}, violation=0.0, error=1 - accuracy,
+        accuracy=accuracy, reward=accuracy - 1, repeated=False, seconds=0.25,
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_accuracies_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("journal") / "j"
     with Journal(path) as journal:
         journal.append(record(0, accuracy))
-    assert read_journal(path)[0].accuracy == accuracy
+    assert read_journal(path)[0] == record(0, accuracy)
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])

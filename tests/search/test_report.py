@@ -276,7 +276,8 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
         trial.model_copy(
             update={
                 "history": tuple(
-                    HistoryPoint(reward=value, accuracy=None, costs={}, best_reward=value) for value in curve
+                    HistoryPoint(reward=value, error=None, accuracy=None, costs={}, best_reward=value)
+                    for value in curve
                 )
             }
         )

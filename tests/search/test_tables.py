@@ -24,6 +24,8 @@ def policy(reward: float, test: float) -> PolicyRecord:
         widths=(8,),
         costs={"macs": 31_400_000, "size": 850_000},
         reward=reward,
+        search_error=-reward,
+        test_error=1 - test,
         search_accuracy=1 + reward,
         test_accuracy=test,
     )
@@ -54,7 +56,8 @@ def tiny(toy_results: ToyResults) -> Results:
         trial("uniform", 0, policy(-0.25, 0.75), evaluations=1, distinct=1, seconds=1.5),
         trial("random", 0, None, status="failed", error="ValueError: no"),
     )
-    dense = DenseRecord(costs={"macs": 62_800_000, "size": 1_700_000}, search_accuracy=0.93, test_accuracy=0.928)
+    costs = {"macs": 62_800_000, "size": 1_700_000}
+    dense = DenseRecord(costs=costs, search_error=0.07, test_error=0.072, search_accuracy=0.93, test_accuracy=0.928)
     return toy_results(evaluations=1).model_copy(update={"name": "tiny", "dense": dense, "trials": trials})
 
 
@@ -149,7 +152,9 @@ def test_csv_and_json_say_the_same_with_full_precision(toy_results: ToyResults) 
 
 
 def test_several_jobs_are_named_and_a_cost_that_one_lacks_is_left_out(tiny: Results) -> None:
-    other_dense = DenseRecord(costs={"macs": 10.0}, search_accuracy=0.9, test_accuracy=0.9)
+    other_dense = DenseRecord(
+        costs={"macs": 10.0}, search_error=0.1, test_error=0.1, search_accuracy=0.9, test_accuracy=0.9
+    )
     other = tiny.model_copy(update={"name": "a|b\nc", "spec_id": "2", "dense": other_dense, "trials": ()})
     lines = format_rows(compare([tiny, other]), "md").splitlines()
     assert lines[0].startswith("| job | agent |")

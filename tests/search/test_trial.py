@@ -9,7 +9,7 @@ import pytest
 from agents.base import Agent, OnEvaluation
 from agents.random_search import RandomSearch
 from agents.uniform import Uniform
-from amc_env.problem import Evaluation, PruningProblem, Widths
+from amc_env.problem import Evaluation, PruningProblem, Score, Widths
 from amc_env.toy import ToyProblem
 from search.journal import read_journal
 from search.progress import TrialProgress
@@ -34,7 +34,7 @@ class CountingProblem(ToyProblem):
 
     scored = 0
 
-    def score(self, widths: Widths) -> float:
+    def score(self, widths: Widths) -> Score:
         self.scored += 1
         return super().score(widths)
 
@@ -90,7 +90,9 @@ def test_finished_trial(tmp_path: Path) -> None:
     assert record.evaluations == len(record.history) == 8
     assert record.best is not None
     assert record.best.reward == max(point.reward for point in record.history if point.reward is not None)
-    assert record.best.test_accuracy == record.best.search_accuracy == problem.score(record.best.widths)
+    score = problem.score(record.best.widths)
+    assert (record.best.search_accuracy, record.best.search_error) == (score.accuracy, score.error)
+    assert (record.best.test_accuracy, record.best.test_error) == (score.accuracy, score.error)
     assert [progress.evaluations for progress in told] == list(range(9))
     assert record == read_trial(RandomSearch(), 3, tmp_path)
 
@@ -161,7 +163,7 @@ def test_trial_without_a_feasible_policy_is_finished_and_has_none(tmp_path: Path
     assert record.status == "finished"
     assert record.best is None
     assert record.history[0].reward is None
-    assert record.history[0].accuracy is None
+    assert (record.history[0].error, record.history[0].accuracy) == (None, None)
 
 
 def test_damaged_journal_fails_the_trial_alone(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""What can be chosen about a problem: how channels are removed, and how a pruned network is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from amc_env.pruning.criteria import Criterion
+
+Fidelity = Literal["magnitude", "prefix", "sequential"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """How channels are removed.
+
+    Attributes:
+        round_to: channel counts are multiples of this (a layer's full count is always allowed), at least 1.
+        max_ratio: no decision removes more than this fraction, in (0, 1); 0.8 in [AMC] (a_max).
+        criterion: which channels go first.
+        keep: patterns (as of fnmatch) of groups that stay whole, e.g. "layer1.0.*". A group is named by the layer that
+            first produces its channels.
+    """
+
+    round_to: int = 8
+    max_ratio: float = 0.8
+    criterion: Criterion = "l1"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise ValueError(f"round_to: expected at least 1, got {self.round_to}")
+        if not 0.0 < self.max_ratio < 1.0:
+            raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a pruned network is evaluated.
+
+    Attributes:
+        fidelity: what becomes of the weights that stay. "magnitude": nothing. "prefix": each layer is fitted by least
+            squares to the dense network's outputs, on the dense network's inputs, precomputed for every width.
+            "sequential": each layer is fitted in forward order on the inputs that the pruned part really gives it.
+        recalibrate_batchnorm: whether batch norm statistics are renewed on the calibration images; None: by the
+            fidelity, which is yes for "magnitude" and no for the others.
+        rows: samples per layer of the least-squares fits, at least 1.
+        objective: what the error of a network is: see `amc_env.objectives`.
+        stop_early: stop the evaluation of a plan as soon as it cannot become the best.
+        dtype: of the scored network's weights and activations.
+        device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
+    """
+
+    fidelity: Fidelity = "magnitude"
+    recalibrate_batchnorm: bool | None = None
+    rows: int = 5000
+    objective: str = "top1"
+    stop_early: bool = False
+    dtype: Dtype = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in (("fidelity", get_args(Fidelity)), ("dtype", get_args(Dtype))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.rows < 1:
+            raise ValueError(f"rows: expected at least 1, got {self.rows}")
+        if self.fidelity == "sequential" and self.recalibrate_batchnorm:
+            raise ValueError(
+                "recalibrate_batchnorm: batch norm recalibration after sequential reconstruction does harm (the fit "
+                "has set the statistics right already); leave it out, or take another fidelity"
+            )
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether batch norm statistics are renewed."""
+        if self.recalibrate_batchnorm is None:
+            return self.fidelity == "magnitude"
+        return self.recalibrate_batchnorm
