@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from amc_env.problem import PruningProblem
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "macs", "reduced", "rest", "previous_ratio")
+REDUCED, REST, PREVIOUS_RATIO = 8, 9, 10
 
 
 class LayerEmbedding:
@@ -41,18 +42,18 @@ class LayerEmbedding:
             for index, decision in enumerate(problem.decisions)
         ]
         table = np.array(rows, dtype=np.float64)
-        self._static = table / np.maximum(table.max(axis=0), 1e-12)
-        self._rest = (macs.sum() - np.cumsum(macs)) / self._dense
-        self._widths = np.array(problem.dense_widths, dtype=np.int64)
+        self._static = np.zeros((len(rows), len(FEATURES)), dtype=np.float32)
+        self._static[:, : table.shape[1]] = table / np.maximum(table.max(axis=0), 1e-12)
+        self._static[:, REST] = np.maximum((macs.sum() - np.cumsum(macs)) / self._dense, 0.0)
 
     def __call__(self, step: int, decided: list[int]) -> NDArray[np.float32]:
         """The state before decision `step`, when the first `step` decisions keep `decided` units."""
-        widths = self._widths.copy()
-        widths[:step] = decided
-        reduced = 1.0 - self._problem.cost("macs", widths) / self._dense
-        previous = self._problem.decisions[step - 1].ratio(decided[-1]) if step else 0.0
-        dynamic = (max(reduced, 0.0), max(self._rest[step], 0.0), previous)
-        return np.concatenate([self._static[step], dynamic]).astype(np.float32)
+        observation: NDArray[np.float32] = self._static[step].copy()
+        if step:
+            reduced = 1.0 - self._problem.cost("macs", [*decided, *self._problem.dense_widths[step:]]) / self._dense
+            observation[REDUCED] = max(reduced, 0.0)
+            observation[PREVIOUS_RATIO] = self._problem.decisions[step - 1].ratio(decided[-1])
+        return observation
 
 
 def _owned_macs(problem: PruningProblem) -> NDArray[np.float64]:

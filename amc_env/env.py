@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_env.embedding import FEATURES, LayerEmbedding
+from amc_env.embedding import FEATURES, PREVIOUS_RATIO, REDUCED, LayerEmbedding
 from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 
@@ -152,8 +152,8 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         last = len(self._kept) - 1
         observation = self._embed(last, self._kept[:-1])
         reduced = 1.0 - self.problem.cost("macs", self._kept) / self.problem.dense_costs["macs"]
-        observation[8] = max(reduced, 0.0)
-        observation[10] = self.problem.decisions[last].ratio(self._kept[last])
+        observation[REDUCED] = max(reduced, 0.0)
+        observation[PREVIOUS_RATIO] = self.problem.decisions[last].ratio(self._kept[last])
         return observation
 
     def _outcome(self, evaluation: Evaluation) -> dict[str, Any]:

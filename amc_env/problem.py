@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from amc_env.budget import Budget, InfeasibleBudgetError, parse_limit
 from amc_env.policy import PruningPolicy
-from hw.cost import COST_MODELS, CostModel, IntArray
+from hw.cost import COST_MODELS, BilinearCost, CostFunction, CostModel, IntArray
 from hw.layers import LayerShape
 
 FloatArray = NDArray[np.float64]
@@ -81,6 +81,21 @@ class ChannelMap:
         """Input and output channels of each layer, int64 (layers,) each."""
         kept = np.asarray(widths, dtype=np.int64)
         return self.fixed_in + self.in_per_unit @ kept, self.fixed_out + self.out_per_unit @ kept
+
+    def cost_of_widths(self, cost: CostFunction) -> Callable[[Sequence[int] | IntArray], float]:
+        """The cost as a function of the widths; a bilinear one becomes constant + linear @ w + w @ square @ w."""
+        if not isinstance(cost, BilinearCost):
+            return lambda widths: cost(*self.channels(widths))
+        fixed = cost.per_product * self.fixed_in + cost.per_channel
+        constant = int(self.fixed_out @ fixed)
+        linear = fixed @ self.out_per_unit + (cost.per_product * self.fixed_out) @ self.in_per_unit
+        square = (self.out_per_unit.T * cost.per_product) @ self.in_per_unit
+
+        def quadratic(widths: Sequence[int] | IntArray) -> int:
+            kept = np.asarray(widths, dtype=np.int64)
+            return constant + int(kept @ (linear + square @ kept))
+
+        return quadratic
 
 
 @dataclass(frozen=True)
@@ -179,7 +194,9 @@ class PruningProblem(ABC):
         self.channels = channels
         self.reward_form: RewardForm = reward
         self.cost_models = {model.name: model for model in cost_models or [make() for make in COST_MODELS.values()]}
-        self._cost_functions = {name: model.bind(self.layers) for name, model in self.cost_models.items()}
+        self._cost_functions = {
+            name: channels.cost_of_widths(model.bind(self.layers)) for name, model in self.cost_models.items()
+        }
         self.dense_widths: Widths = tuple(decision.size for decision in self.decisions)
         self.smallest_widths: Widths = tuple(decision.choices[0] for decision in self.decisions)
         self.dense_costs = self.costs(self.dense_widths)
@@ -233,12 +250,11 @@ class PruningProblem(ABC):
 
     def cost(self, name: str, widths: Sequence[int] | IntArray) -> float:
         """One cost of the network of these widths, in the unit of its model."""
-        return self._cost_functions[name](*self.channels.channels(widths))
+        return self._cost_functions[name](widths)
 
     def costs(self, widths: Sequence[int] | IntArray) -> dict[str, float]:
         """All costs of the network of these widths."""
-        channels = self.channels.channels(widths)
-        return {name: function(*channels) for name, function in self._cost_functions.items()}
+        return {name: function(widths) for name, function in self._cost_functions.items()}
 
     def violation(self, costs: Mapping[str, float]) -> float:
         """0 if all budgets hold, else the largest excess as a fraction of its limit."""
@@ -246,8 +262,7 @@ class PruningProblem(ABC):
 
     def feasible(self, widths: Sequence[int] | IntArray) -> bool:
         """Whether all budgets hold at these widths."""
-        channels = self.channels.channels(widths)
-        return all(self._cost_functions[budget.cost](*channels) <= budget.limit for budget in self.budgets)
+        return all(self._cost_functions[budget.cost](widths) <= budget.limit for budget in self.budgets)
 
     def evaluate(self, plan: Plan) -> Evaluation:
         """Round, count the costs and, if all budgets hold, score on the search split. The same widths score once."""
