@@ -1,38 +1,52 @@
-"""The pruning problem of a trained network: prune, recalibrate batch norm, score on the search split."""
+"""The pruning problem of a trained network: prune, repair by least squares or batch norm, score on the search split."""
 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from amc_env.cache import cache_folder
+from amc_env.objectives import evaluate_objective, find_objective, network_outputs
 from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Score, Widths
 from amc_env.pruning.batchnorm import fold_batchnorm, recalibrate_batchnorm
-from amc_env.pruning.criteria import removal_order
+from amc_env.pruning.calibration import Calibration, OnProgress
+from amc_env.pruning.consumers import find_layers, readers
+from amc_env.pruning.criteria import needs_calibration, removal_order
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
+from amc_env.pruning.prefix import PrefixReconstruction
+from amc_env.pruning.sequential import SequentialReconstruction
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
 from amc_env.pruning.trace import trace_channels
-from amc_env.settings import EvaluationSettings, PruningSettings
+from amc_env.settings import EvaluationSettings, PruningSettings, find_device
 from amc_env.splits import DataSplits, Split
+from amc_env.weights import weights_digest
 from hw.cost import CostModel
 
 SplitName = Literal["search", "test"]
 # Images of about so many pixels go through the network at once, and at least so many images.
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (100 * 32 * 32, 1)  # small feature maps stay in the processor's caches
+_MOMENT_ROWS = 30_000  # per layer, for the second moments: they are measured once
+_CALIBRATION_VERSION = 1  # raise it whenever the same data and weights give other moments or orders
 
 
 class NetworkProblem(PruningProblem):
     """A trained network, its data, and budgets.
 
+    Evaluations in a search fit the thin network on some of the calibration images (`evaluation.images`); the network
+    that `prune` gives and `measure` scores is fitted on all of them.
+
     Args:
-        network: a trained classifier; it is put into evaluation mode and not changed otherwise.
+        network: a trained network; it is put into evaluation mode and onto the device, and not changed otherwise.
         data: calibration images and the two disjoint splits.
         budget, reward, cost_models: as of `PruningProblem`.
         settings: how channels are removed.
@@ -41,6 +55,7 @@ class NetworkProblem(PruningProblem):
     Raises:
         UntraceableNetworkError: the network's channels cannot be traced.
         InfeasibleBudgetError: no policy meets a budget.
+        ValueError: nothing can be removed, or the objective or the device is not there.
     """
 
     def __init__(
@@ -54,17 +69,18 @@ class NetworkProblem(PruningProblem):
         evaluation: EvaluationSettings = EvaluationSettings(),
         cost_models: Sequence[CostModel] | None = None,
     ) -> None:
-        self.network = network.eval()
+        self.device = find_device(evaluation.device)
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data = data
         self.settings = settings
         self.evaluation = evaluation
-        example = data.preprocessing(data.search.images[:2])
+        self.objective = find_objective(evaluation.objective, evaluation.folder)
+        example = self._images(data.search, slice(0, 2))
         self.graph = trace_channels(self.network, example)
         check_surgery(self.network, self.graph, example)
         choices = [_choices(group, settings) for group in self.graph.groups]
         kept_whole = _matching(self.graph, settings.keep)
         self._decided = [index for index, allowed in enumerate(choices) if len(allowed) > 1 and index not in kept_whole]
-        self._order = removal_order(self.network, self.graph, settings.criterion)
         if not self._decided:
             raise ValueError(
                 f"no channels of the network can be removed with round_to {settings.round_to}, max_ratio "
@@ -83,49 +99,148 @@ class NetworkProblem(PruningProblem):
             cost_models=cost_models,
         )
 
+    def prepare(self, on_progress: OnProgress = lambda done, total: None) -> None:
+        """Do now what else the first evaluation does: measure the calibration images, order the channels, factorise."""
+        if needs_calibration(self.settings.criterion) or self.evaluation.fidelity == "prefix":
+            self.calibration.prepare(on_progress)
+        _ = self.orders
+        if self.evaluation.fidelity == "prefix":
+            self.prefix.prepare(self._choices_of_groups())
+        if self.evaluation.fidelity == "sequential":
+            _ = self._sequential
+
     def score(self, widths: Widths) -> Score:
-        return self.measure(widths, "search")
+        best = min((score.error for score in self.memo.values()), default=None) if self.evaluation.stop_early else None
+        return self._score(self._thin(widths, final=False), "search", give_up_at=best)
 
     def measure(self, widths: Widths, split: SplitName) -> Score:
-        """Error and top-1 accuracy of the pruned network on a split."""
-        images = self.data.search if split == "search" else self.data.test
-        network = self.prune(widths)
-        fold_batchnorm(network, self.graph.foldable)
-        accuracy = top1_accuracy(network, self._batches(images, _SCORED_BATCH))
-        return Score(1.0 - accuracy, accuracy)
+        """Error and accuracy of the final network, as of `prune`, on a split."""
+        return self._score(self._thin(widths, final=True), split)
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
-        kept: list[IntArray] = [np.arange(group.size) for group in self.graph.groups]
-        for index, width in zip(self._decided, widths, strict=True):
-            kept[index] = np.sort(self._order[index][:width])
-        return make_plan(self.graph, kept)
+        return make_plan(self.graph, self._kept(widths))
 
     def prune(self, widths: Widths) -> nn.Module:
-        """The thin network; batch norm recalibrated if the settings say so and anything was removed."""
-        pruned = apply_plan(self.network, self.plan(widths)).to(memory_format=torch.channels_last)
-        if self.evaluation.recalibrates and tuple(widths) != self.dense_widths:
-            batches = self._batches(self.data.calibration, _CALIBRATION_BATCH)
-            recalibrate_batchnorm(pruned, (images for images, _ in batches))
-        return pruned
+        """The thin network, repaired as the settings say with all calibration images; float32."""
+        return self._thin(widths, final=True)
 
-    def _batches(self, split: Split, batch: tuple[int, int]) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
+    def reconstruction_errors(self) -> tuple[NDArray[np.float64], ...]:
+        """See `PrefixReconstruction.errors`; the calibration images are measured first if they were not yet."""
+        return tuple(
+            self.prefix.errors(group)[list(decision.choices)]
+            for group, decision in zip(self._decided, self.decisions, strict=True)
+        )
+
+    @cached_property
+    def orders(self) -> list[IntArray]:
+        """For each group its units from the last to the first removed."""
+        calibration = self.calibration if needs_calibration(self.settings.criterion) else None
+        return removal_order(self.network, self.graph, self.settings.criterion, calibration)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Second moments of the inputs of all layers that can lose some."""
+        identity = f"{_CALIBRATION_VERSION} {_MOMENT_ROWS} {weights_digest(self.network)} {self.data.digest}"
+        return Calibration(
+            self.network,
+            {layer.name: layer.columns for layer in readers(find_layers(self.graph))},
+            lambda: (images for images, _ in self._batches(self.data.calibration, _CALIBRATION_BATCH)),
+            images=len(self.data.calibration),
+            rows=_MOMENT_ROWS,
+            folder=cache_folder() / "calibration" / hashlib.sha256(identity.encode()).hexdigest()[:32],
+        )
+
+    @cached_property
+    def prefix(self) -> PrefixReconstruction:
+        """Reconstruction on the dense network's inputs, and its error curves."""
+        return PrefixReconstruction(self.network, self.graph, self.orders, self.calibration)
+
+    @cached_property
+    def _sequential(self) -> SequentialReconstruction:
+        count = min(self.evaluation.images, len(self.data.calibration))
+        images = self._images(self.data.calibration, slice(0, count))
+        return SequentialReconstruction(self.network, self.graph, images, rows=self.evaluation.rows)
+
+    @cached_property
+    def _final_sequential(self) -> SequentialReconstruction:
+        total = len(self.data.calibration)
+        if total <= self.evaluation.images:
+            return self._sequential
+        rows = self.evaluation.rows * total // self.evaluation.images
+        images = self._images(self.data.calibration, slice(0, total))
+        return SequentialReconstruction(self.network, self.graph, images, rows=rows)
+
+    @cached_property
+    def _search_batches(self) -> list[tuple[torch.Tensor, NDArray[Any]]]:
+        return list(self._batches(self.data.search, _SCORED_BATCH))
+
+    @cached_property
+    def _dense_outputs(self) -> dict[SplitName, list[Any]]:
+        """Outputs of the dense network on the splits that were scored, batch by batch."""
+        return {}
+
+    def _thin(self, widths: Widths, *, final: bool) -> nn.Module:
+        kept = self._kept(widths)
+        thin = apply_plan(self.network, make_plan(self.graph, kept)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if tuple(widths) == self.dense_widths:
+            return thin  # type: ignore[no-any-return]
+        if self.evaluation.fidelity == "prefix":
+            self.prefix.apply(thin, kept)
+        elif self.evaluation.fidelity == "sequential":
+            (self._final_sequential if final else self._sequential).fit(thin, kept)
+        if self.evaluation.recalibrates:
+            batches = self._batches(self.data.calibration, _CALIBRATION_BATCH)
+            recalibrate_batchnorm(thin, (images for images, _ in batches))
+        return thin  # type: ignore[no-any-return]
+
+    def _score(self, thin: nn.Module, split: SplitName, give_up_at: float | None = None) -> Score:
+        fold_batchnorm(thin, self.graph.foldable)
+        thin.to(self.evaluation.torch_dtype)
+        return evaluate_objective(
+            thin,
+            self._scored_batches(split),
+            self.objective,
+            self._dense_outputs_on(split) if self.objective.needs_dense else None,
+            total=len(getattr(self.data, split)),
+            give_up_at=give_up_at,
+        )
+
+    def _dense_outputs_on(self, split: SplitName) -> list[Any]:
+        if split not in self._dense_outputs:
+            dense = self._thin(self.dense_widths, final=True)
+            fold_batchnorm(dense, self.graph.foldable)
+            dense.to(self.evaluation.torch_dtype)
+            self._dense_outputs[split] = network_outputs(dense, self._scored_batches(split))
+        return self._dense_outputs[split]
+
+    def _scored_batches(self, split: SplitName) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+        batches = self._search_batches if split == "search" else self._batches(self.data.test, _SCORED_BATCH)
+        return ((images.to(self.evaluation.torch_dtype), labels) for images, labels in batches)
+
+    def _kept(self, widths: Widths) -> list[IntArray]:
+        """Units of each group of the graph that stay, ascending."""
+        kept: list[IntArray] = [np.arange(group.size) for group in self.graph.groups]
+        for index, width in zip(self._decided, widths, strict=True):
+            kept[index] = np.sort(self.orders[index][:width])
+        return kept
+
+    def _choices_of_groups(self) -> list[tuple[int, ...]]:
+        choices = [(group.size,) for group in self.graph.groups]
+        for index, decision in zip(self._decided, self.decisions, strict=True):
+            choices[index] = decision.choices
+        return choices
+
+    def _batches(self, split: Split, batch: tuple[int, int]) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
         pixels, fewest = batch
         size = max(fewest, pixels // math.prod(split.images.shape[2:]))
         for first in range(0, len(split), size):
-            images = self.data.preprocessing(split.images[first : first + size])
-            yield images.contiguous(memory_format=torch.channels_last), split.labels[first : first + size]
+            part = slice(first, first + size)
+            yield self._images(split, part), split.labels[part]
 
-
-def top1_accuracy(network: nn.Module, batches: Iterator[tuple[torch.Tensor, NDArray[np.int64]]]) -> float:
-    """Fraction of images whose largest logit is their label."""
-    correct = total = 0
-    with torch.inference_mode():
-        for images, labels in batches:
-            predicted = network(images).argmax(dim=1).numpy()
-            correct += int((predicted == labels).sum())
-            total += len(labels)
-    return correct / total
+    def _images(self, split: Split, part: slice) -> torch.Tensor:
+        images = self.data.preprocessing(split.images[part])
+        return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
 
 def channel_map(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> ChannelMap:

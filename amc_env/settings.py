@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
+
+import torch
 
 from amc_env.pruning.criteria import Criterion
 
@@ -44,9 +47,12 @@ class EvaluationSettings:
             squares to the dense network's outputs, on the dense network's inputs, precomputed for every width.
             "sequential": each layer is fitted in forward order on the inputs that the pruned part really gives it.
         recalibrate_batchnorm: whether batch norm statistics are renewed on the calibration images; None: by the
-            fidelity, which is yes for "magnitude" and no for the others.
+            fidelity, which is no for "sequential" only.
+        images: of the calibration images, how many a sequential fit in a search uses, at least 1; the final network
+            is fitted on all of them, with rows in proportion.
         rows: samples per layer of the least-squares fits, at least 1.
         objective: what the error of a network is: see `amc_env.objectives`.
+        folder: where the module of an objective of the user's own is looked for first; None: the current directory.
         stop_early: stop the evaluation of a plan as soon as it cannot become the best.
         dtype: of the scored network's weights and activations.
         device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
@@ -54,8 +60,10 @@ class EvaluationSettings:
 
     fidelity: Fidelity = "magnitude"
     recalibrate_batchnorm: bool | None = None
+    images: int = 250
     rows: int = 5000
     objective: str = "top1"
+    folder: Path | None = None
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
@@ -64,8 +72,9 @@ class EvaluationSettings:
         for name, known in (("fidelity", get_args(Fidelity)), ("dtype", get_args(Dtype))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.rows < 1:
-            raise ValueError(f"rows: expected at least 1, got {self.rows}")
+        for name in ("images", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.fidelity == "sequential" and self.recalibrate_batchnorm:
             raise ValueError(
                 "recalibrate_batchnorm: batch norm recalibration after sequential reconstruction does harm (the fit "
@@ -76,5 +85,26 @@ class EvaluationSettings:
     def recalibrates(self) -> bool:
         """Whether batch norm statistics are renewed."""
         if self.recalibrate_batchnorm is None:
-            return self.fidelity == "magnitude"
+            return self.fidelity != "sequential"
         return self.recalibrate_batchnorm
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, there and usable; "auto" is "cuda" if there is a GPU and else "cpu".
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected auto, cpu, or a cuda device that is there, got {name!r} ({reason})") from error
+    return device

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from amc_env.pruning.graph import ChannelGraph, KeptUnits
 from amc_env.pruning.trace import UntraceableNetworkError
@@ -73,7 +74,7 @@ def mask_network(network: nn.Module, graph: ChannelGraph, kept: KeptUnits) -> nn
         for part in graph.slices:
             if part.consumes:
                 gone = torch.from_numpy(np.flatnonzero(~mask[part.units]))
-                stored[part.tensor].index_fill_(part.dim, gone, 0.0)
+                stored[part.tensor].index_fill_(part.dim, gone.to(stored[part.tensor].device), 0.0)
     return masked
 
 
@@ -85,9 +86,9 @@ def check_surgery(network: nn.Module, graph: ChannelGraph, example: torch.Tensor
     """
     kept = [np.arange(group.size)[:: 2 if group.size > 1 else 1] for group in graph.groups]
     with torch.no_grad():
-        expected = mask_network(network, graph, kept)(example)
+        expected = _flat(mask_network(network, graph, kept)(example))
         try:
-            actual = prune_network(network, graph, kept)(example)
+            actual = _flat(prune_network(network, graph, kept)(example))
         except RuntimeError as error:
             raise UntraceableNetworkError(
                 f"the pruned network does not run, so its code must count on channel numbers: {error}"
@@ -100,12 +101,17 @@ def check_surgery(network: nn.Module, graph: ChannelGraph, example: torch.Tensor
         )
 
 
+def _flat(outputs: Any) -> torch.Tensor:
+    """All numbers that the network returns, in whatever structure."""
+    return torch.cat([leaf.reshape(-1) for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)])
+
+
 def _gather(name: str, tensor: torch.Tensor, kept: Mapping[str, list[int]]) -> torch.Tensor:
     value = tensor.clone() if not kept else tensor
     for dim, indices in kept.items():
         if int(dim) >= tensor.ndim or not indices or max(indices) >= tensor.shape[int(dim)]:
             raise ValueError(f"the plan does not fit {name!r} of shape {tuple(tensor.shape)} in dimension {dim}")
-        value = value.index_select(int(dim), torch.tensor(indices))
+        value = value.index_select(int(dim), torch.tensor(indices, device=tensor.device))
     return value
 
 

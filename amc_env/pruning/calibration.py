@@ -1,0 +1,151 @@
+"""Second moments of every layer's inputs over the calibration images: measured once, kept on disk, resumable."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amc_env.policy import write_atomically
+from amc_env.pruning.graph import IntArray
+from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
+from amc_env.pruning.rows import sample_rows
+
+#: called with the layers done and all layers
+OnProgress = Callable[[int, int], None]
+_BYTES_AT_ONCE = 2**30  # of the moments that one pass over the images fills
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a layer's inputs over sampled rows; a row is what one output position sees.
+
+    Attributes:
+        rows: how many.
+        total: float64 (columns,), sum of the rows; a column is a tap of the kernel (slowest) and a channel.
+        gram: float64 (columns, columns), centred: the sum over rows of (x - mean)(x - mean)'.
+    """
+
+    rows: int
+    total: torch.Tensor
+    gram: torch.Tensor
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.total / self.rows
+
+
+class Calibration:
+    """The moments of the inputs of a network's layers.
+
+    Each is a file in `folder`, written whole or not at all, so an interrupted calibration goes on where it was. The
+    layers are measured in one pass over the images, or in several if the matrices of all would exceed a gigabyte.
+
+    Args:
+        network: in evaluation mode.
+        layers: names and numbers of columns of the (ungrouped) layers to measure.
+        batches: begins a new pass over the calibration images.
+        rows: sampled per layer over all images.
+        images: how many images a pass has.
+        folder: of the files; its name should tell weights, data and settings apart.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: dict[str, int],
+        batches: Callable[[], Iterator[torch.Tensor]],
+        *,
+        images: int,
+        rows: int,
+        folder: Path,
+    ) -> None:
+        self._network, self._layers, self._batches = network, layers, batches
+        self._images, self._rows = images, rows
+        self._folder = folder
+
+    def moments(self, layer: str) -> Moments:
+        """Of one layer; all that are missing are measured first."""
+        if not self._path(layer).exists():
+            self.prepare()
+        stored = torch.load(self._path(layer), weights_only=True)
+        return Moments(int(stored["rows"]), stored["total"], stored["gram"])
+
+    def prepare(self, on_progress: OnProgress = lambda done, total: None) -> None:
+        """Measure the layers whose files are missing."""
+        missing = [name for name in self._layers if not self._path(name).exists()]
+        done = len(self._layers) - len(missing)
+        on_progress(done, len(self._layers))
+        for chunk in self._chunks(missing):
+            watcher = _MomentWatcher(self._network, chunk, self._rows / self._images)
+            for images in self._batches():
+                with torch.no_grad(), watcher:
+                    self._network(images)
+            for name in chunk:
+                _save(watcher.moments(name), self._path(name))
+                done += 1
+                on_progress(done, len(self._layers))
+
+    def remember_order(self, name: str, compute: Callable[[], IntArray]) -> IntArray:
+        """An order of channels that follows from the moments: read from its file, or computed and kept there."""
+        path = self._folder / f"order-{name}.npy"
+        if not path.exists():
+            stream = io.BytesIO()
+            np.save(stream, compute())
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, stream.getvalue())
+        order: IntArray = np.load(path)
+        return order
+
+    def _chunks(self, names: Sequence[str]) -> Iterator[list[str]]:
+        chunk: list[str] = []
+        size = 0
+        for name in names:
+            needed = 8 * self._layers[name] ** 2
+            if chunk and size + needed > _BYTES_AT_ONCE:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(name)
+            size += needed
+        if chunk:
+            yield chunk
+
+    def _path(self, layer: str) -> Path:
+        return self._folder / f"{layer}.pt"
+
+
+class _MomentWatcher(LayerWatcher):
+    """Adds up the moments of some layers' inputs during forward passes."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[str], rows_per_image: float) -> None:
+        super().__init__(network)
+        self._rows_per_image = rows_per_image
+        self._generator = torch.Generator().manual_seed(0)
+        self._sums: dict[str, tuple[int, Any, Any]] = {}
+        self._wanted = set(layers)
+
+    def before_layer(self, call: LayerCall) -> None:
+        if call.name not in self._wanted:
+            return
+        rows = max(1, round(self._rows_per_image * call.images))
+        sample = sample_rows(call, rows, self._generator)
+        inputs = sample.gather_inputs(call.image).flatten(1).double()
+        count, total, squares = self._sums.get(call.name, (0, 0.0, 0.0))
+        self._sums[call.name] = (count + len(inputs), total + inputs.sum(dim=0), squares + inputs.mT @ inputs)
+
+    def moments(self, layer: str) -> Moments:
+        rows, total, squares = self._sums[layer]
+        return Moments(rows, total.cpu(), (squares - torch.outer(total, total) / rows).cpu())
+
+
+def _save(moments: Moments, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    torch.save({"rows": moments.rows, "total": moments.total, "gram": moments.gram}, stream)
+    write_atomically(path, stream.getvalue())

@@ -1,0 +1,169 @@
+"""Least squares for layers whose inputs lose channels: every width from one Cholesky factor, and the greedy order.
+
+A consumer (a convolution as im2col, or a linear layer) has inputs x with covariance G and dense weights W, so its
+dense outputs are x'W and the cross term with them is GW. With the ridge H = G + lambda I, the best weights on the
+first d columns minimise tr((W_d - W)' H (W_d - W)), that is ||Y - X W_d||^2 plus a ridge that draws W_d to the dense
+weights. With H = LL' they are L_dd^-T (L'W)_d, and what is left of the error is the energy of the other rows of L'W.
+
+[AMC] section 3.2 fits the kept channels by least squares, after He et al., arXiv 1707.06168, equation 4.
+[OBS] Hassibi and Stork, Optimal Brain Surgeon, 1993: the loss of a weight is w^2 / (2 [H^-1]_qq); here in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from amc_env.pruning.graph import IntArray
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """What one layer makes of its inputs.
+
+    Attributes:
+        gram: float64 (columns, columns), centred second moments of the inputs, summed over the rows.
+        weights: float64 (columns, outputs), dense.
+    """
+
+    gram: torch.Tensor
+    weights: torch.Tensor
+
+    @property
+    def energy(self) -> float:
+        """Variance of the dense outputs, summed over rows and outputs."""
+        return float((self.weights * (self.gram @ self.weights)).sum())
+
+    def with_ridge(self, ridge: float) -> torch.Tensor:
+        """G + ridge * mean(diagonal of G) * I."""
+        damping = ridge * float(self.gram.diagonal().mean()) + 1e-12
+        return self.gram + damping * torch.eye(len(self.gram), dtype=torch.float64)
+
+
+class NestedLeastSquares:
+    """The reconstructed weights of a consumer for every prefix of its columns.
+
+    Args:
+        consumer: columns in the order in which they are kept.
+        ridge: as a fraction of the mean diagonal of the Gram matrix, > 0.
+    """
+
+    def __init__(self, consumer: Consumer, ridge: float = 1e-6) -> None:
+        self._factor = torch.linalg.cholesky(consumer.with_ridge(ridge))
+        self._projected = self._factor.mT @ consumer.weights
+
+    def weights(self, columns: int) -> torch.Tensor:
+        """Float64 (columns, outputs): the best weights on the first columns alone."""
+        upper = self._factor[:columns, :columns].mT
+        return torch.linalg.solve_triangular(upper, self._projected[:columns], upper=True)
+
+    def errors(self) -> torch.Tensor:
+        """Float64 (columns + 1,): squared error, summed over rows and outputs, when the first d columns stay."""
+        energy = self._projected.square().sum(dim=1)
+        return torch.cat([energy.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+
+
+def solve_subset(consumer: Consumer, columns: IntArray, ridge: float = 1e-6) -> torch.Tensor:
+    """The best weights on any subset of the columns, float64 (len(columns), outputs)."""
+    damped = consumer.with_ridge(ridge)
+    factor = torch.linalg.cholesky(damped[columns][:, columns])
+    return torch.cholesky_solve((damped @ consumer.weights)[columns], factor)
+
+
+def solve_rows(
+    inputs: torch.Tensor, targets: torch.Tensor, prior: torch.Tensor, ridge: float, *, intercept: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit weights and intercepts on sampled rows, for each of g independent groups of a layer.
+
+    Args:
+        inputs: float32 (g, rows, columns).
+        targets: float32 (g, rows, outputs).
+        prior: float32 (g, columns, outputs), to which the ridge draws the weights.
+        ridge: as a fraction of the mean diagonal of the Gram matrix.
+        intercept: whether one is fitted; it is 0 otherwise.
+
+    Returns:
+        Weights, float32 (g, columns, outputs), and intercepts, float32 (g, outputs).
+    """
+    mean_in, mean_out = inputs.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
+    if not intercept:
+        mean_in, mean_out = torch.zeros_like(mean_in), torch.zeros_like(mean_out)
+    centred = inputs - mean_in
+    gram = (centred.mT @ centred).double()
+    cross = (centred.mT @ (targets - mean_out)).double()
+    start = prior.double()
+    residual = cross - gram @ start
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal += ridge * diagonal.mean(dim=1, keepdim=True) + 1e-12
+    step = torch.cholesky_solve(residual, torch.linalg.cholesky(gram))
+    weights = (start + step).float()
+    return weights, (mean_out - mean_in @ weights).squeeze(1)
+
+
+def output_energy(consumers: Sequence[tuple[Consumer, IntArray]]) -> torch.Tensor:
+    """Of each unit, the variance that its inputs alone bring to the outputs, relative to all and summed: (units,).
+
+    Args:
+        consumers: each with the columns of every unit, int64 (units, columns per unit).
+    """
+    total = torch.zeros(len(consumers[0][1]), dtype=torch.float64)
+    for consumer, blocks in consumers:
+        index = torch.as_tensor(blocks)
+        own = consumer.gram[index.unsqueeze(2), index.unsqueeze(1)]
+        weights = consumer.weights[index]
+        total += (weights * (own @ weights)).sum(dim=(1, 2)) / max(consumer.energy, 1e-30)
+    return total
+
+
+def greedy_order(consumers: Sequence[tuple[Consumer, IntArray]], ridge: float = 1e-6) -> IntArray:
+    """Units from the last to the first removed, when each time that unit goes whose loss is least.
+
+    The loss of a unit is the growth of the reconstruction error of all consumers, relative to their energy, with the
+    remaining weights fitted anew after each removal ([OBS] in blocks: one unit is all its columns).
+
+    Args:
+        consumers: as of `output_energy`.
+        ridge: as of `NestedLeastSquares`.
+    """
+    states = [_Surgeon(consumer, torch.as_tensor(blocks), ridge) for consumer, blocks in consumers]
+    left = torch.ones(len(consumers[0][1]), dtype=torch.bool)
+    removed: list[int] = []
+    while bool(left.any()):
+        losses = torch.stack([state.losses() for state in states]).sum(dim=0)
+        losses[~left] = torch.inf
+        unit = int(losses.argmin())
+        removed.append(unit)
+        left[unit] = False
+        if bool(left.any()):
+            for state in states:
+                state.remove(unit)
+    return torch.tensor(removed[::-1]).numpy()
+
+
+class _Surgeon:
+    """Inverse Hessian and weights of one consumer while units are removed."""
+
+    def __init__(self, consumer: Consumer, blocks: torch.Tensor, ridge: float) -> None:
+        self._blocks = blocks
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(consumer.with_ridge(ridge)))
+        self._weights = consumer.weights.clone()
+        self._energy = max(consumer.energy, 1e-30)
+
+    def losses(self) -> torch.Tensor:
+        """Growth of the relative error by each unit's removal, (units,); of removed units 0."""
+        own = self._inverse[self._blocks.unsqueeze(2), self._blocks.unsqueeze(1)]
+        weights = self._weights[self._blocks]
+        return (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2)) / self._energy
+
+    def remove(self, unit: int) -> None:
+        columns = self._blocks[unit]
+        across = self._inverse[:, columns]
+        own = across[columns]
+        self._weights -= across @ torch.linalg.solve(own, self._weights[columns])
+        self._inverse -= across @ torch.linalg.solve(own, across.mT)
+        self._weights[columns] = 0.0
+        self._inverse[columns] = 0.0
+        self._inverse[:, columns] = 0.0
+        self._inverse[columns, columns] = 1.0

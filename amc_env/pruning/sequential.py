@@ -1,0 +1,203 @@
+"""Sequential reconstruction: each layer is fitted, in forward order, on the inputs that the pruned part gives it.
+
+The targets are the outputs of the dense network; where a layer's outputs meet another tensor in a sum, they are what
+the dense sum leaves after the pruned network's other operand, so that the fit takes over the error of the shortcut
+too (He et al., Channel Pruning, arXiv 1707.06168, section 3.3 and "multi-branch").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from amc_env.pruning.consumers import Layer, find_layers, write_layer
+from amc_env.pruning.graph import ChannelGraph, KeptUnits
+from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
+from amc_env.pruning.least_squares import solve_rows
+from amc_env.pruning.rows import RowSample, sample_rows
+
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
+_SMALLEST_SCALE = 1e-5  # of a batch norm; below it the sum says nothing about the layer
+
+
+@dataclass
+class _Target:
+    """What one layer should put out at its sampled rows.
+
+    Attributes:
+        operation: number of its operation.
+        rows: sampled output positions.
+        outputs: (rows, channels), of the dense layer.
+        scale, shift: of the batch norm between the layer and the sum.
+        other: number of the operation that made the other operand of the sum.
+        total: (rows, channels), the dense sum.
+    """
+
+    operation: int
+    rows: RowSample
+    outputs: torch.Tensor
+    scale: torch.Tensor = field(default_factory=lambda: torch.ones(1))
+    shift: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+    other: int | None = None
+    total: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+
+    def wanted(self, kept: torch.Tensor, held: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The outputs, (rows, kept channels), that make the sum dense."""
+        outputs = self.outputs[:, kept]
+        if self.other is None:
+            return outputs
+        scale, shift = (value.expand(self.outputs.shape[1])[kept] for value in (self.scale, self.shift))
+        rest = self.total[:, kept] - self.rows.gather_outputs(held[self.other]) - shift
+        return torch.where(scale.abs() > _SMALLEST_SCALE, rest / scale, outputs)
+
+
+class SequentialReconstruction:
+    """Fits thin networks to one dense network.
+
+    Args:
+        network: dense, in evaluation mode.
+        graph: its channels.
+        images: (n, ...), preprocessed; all go through the network at once.
+        rows: samples of each layer.
+        ridge: as a fraction of the mean diagonal of each layer's Gram matrix.
+    """
+
+    def __init__(
+        self, network: nn.Module, graph: ChannelGraph, images: torch.Tensor, *, rows: int, ridge: float = 1e-2
+    ) -> None:
+        self._graph, self._images, self._ridge = graph, images, ridge
+        self._layers = find_layers(graph)
+        recorder = _Recorder(network, rows)
+        with torch.no_grad(), recorder:
+            network(images)
+        self._targets, self._operations = recorder.targets, recorder.operations
+
+    def fit(self, thin: nn.Module, kept: KeptUnits) -> None:
+        """Fit the layers of the thin network, in which each group keeps these units, in place.
+
+        Raises:
+            RuntimeError: the thin network does not run the operations of the dense one.
+        """
+        stays = self._graph.keep_mask(kept)
+        outputs = {
+            name: torch.from_numpy(np.flatnonzero(stays[layer.outputs])).to(self._images.device)
+            for name, layer in self._layers.items()
+        }
+        fitter = _Fitter(thin, self._layers, self._targets, outputs, self._ridge)
+        with torch.no_grad(), fitter:
+            thin(self._images)
+        if fitter.operations != self._operations:
+            raise RuntimeError(
+                "sequential reconstruction: the pruned network runs other operations than the dense one, so its "
+                "forward depends on channel counts; take the fidelity 'prefix' or 'magnitude'"
+            )
+
+
+class _Recorder(LayerWatcher):
+    """Notes the targets of each layer during a pass of the dense network."""
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__(network)
+        self.targets: dict[str, _Target] = {}
+        self._rows = rows
+        self._generator = torch.Generator().manual_seed(0)
+        self._producer = WeakTensorKeyDictionary()  # tensor -> number of the operation that wrote it last
+        self._layer_of: dict[int, str] = {}  # operation -> the layer whose outputs it puts out, normalised or not
+
+    def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
+        output = result[0] if isinstance(result, tuple | list) else result
+        if call is not None and call.name not in self.targets:
+            rows = sample_rows(call, self._rows, self._generator)
+            self.targets[call.name] = _Target(self.index, rows, rows.gather_outputs(output))
+            self._layer_of[self.index] = call.name
+        elif operation in _BATCH_NORMS:
+            self._normalised(args)
+        elif operation in ("add", "add_") and isinstance(args[1], torch.Tensor) and args[0].shape == args[1].shape:
+            self._summed(args[0], args[1], output)
+        if isinstance(output, torch.Tensor):
+            self._producer[output] = self.index
+
+    def _normalised(self, args: Any) -> None:
+        layer = self._layer_of.get(self._producer.get(args[0], -1))
+        if layer is not None:
+            scale, shift, mean, variance, epsilon = *args[1:5], args[-2 if isinstance(args[-1], bool) else -1]
+            target = self.targets[layer]
+            target.scale = scale / torch.sqrt(variance + epsilon)
+            target.shift = shift - mean * target.scale
+            self._layer_of[self.index] = layer
+
+    def _summed(self, first: torch.Tensor, second: torch.Tensor, total: torch.Tensor) -> None:
+        producers = self._producer.get(first), self._producer.get(second)
+        if None in producers:
+            return
+        for own, other in (producers, producers[::-1]):
+            layer = self._layer_of.get(own)
+            if layer is not None and other < self.targets[layer].operation:
+                self.targets[layer].other = other
+                self.targets[layer].total = self.targets[layer].rows.gather_outputs(total)
+                return
+
+
+class _Fitter(LayerWatcher):
+    """Fits each layer of a thin network before it runs."""
+
+    def __init__(
+        self,
+        thin: nn.Module,
+        layers: dict[str, Layer],
+        targets: dict[str, _Target],
+        outputs: dict[str, torch.Tensor],
+        ridge: float,
+    ) -> None:
+        super().__init__(thin)
+        self._thin, self._layers_by_name, self._targets = thin, layers, targets
+        self._outputs, self._ridge = outputs, ridge
+        self._needed = {target.other for target in targets.values()}
+        self._held: dict[int, torch.Tensor] = {}
+        self._exact = True
+        self._fitted: set[str] = set()
+
+    def before_layer(self, call: LayerCall) -> None:
+        layer = self._layers_by_name[call.name]
+        if layer.groups == 1 and call.image.shape[1] < len(layer.inputs):
+            self._exact = False
+        if self._exact or call.name in self._fitted:
+            return
+        self._fitted.add(call.name)
+        target = self._targets[call.name]
+        wanted = target.wanted(self._outputs[call.name], self._held)
+        weight, bias = fit_layer(call, target.rows.gather_inputs(call.image), wanted, self._ridge, layer.intercept)
+        write_layer(self._thin, layer, weight, bias)
+
+    def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
+        if self.index in self._needed:
+            self._held[self.index] = result[0] if isinstance(result, tuple | list) else result
+
+
+def fit_layer(
+    call: LayerCall, inputs: torch.Tensor, wanted: torch.Tensor, ridge: float, intercept: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least squares of one layer on sampled rows, each group of a grouped convolution by itself.
+
+    Args:
+        call: the layer as it is called; its weights are those that the ridge draws to.
+        inputs: (rows, taps, in_channels).
+        wanted: (rows, out_channels).
+
+    Returns:
+        Weights of the layer's shape and a bias (out_channels,).
+    """
+    weight, groups = call.weight.detach(), call.groups
+    outputs, per_group = weight.shape[:2]
+    rows, taps, _ = inputs.shape
+    columns = inputs.reshape(rows, taps, groups, per_group).permute(2, 0, 1, 3).reshape(groups, rows, -1)
+    targets = wanted.reshape(rows, groups, outputs // groups).transpose(0, 1)
+    prior = weight.reshape(groups, outputs // groups, per_group, taps).permute(0, 3, 2, 1).flatten(1, 2)
+    solved, bias = solve_rows(columns, targets, prior, ridge, intercept=intercept)
+    fitted = solved.reshape(groups, taps, per_group, -1).permute(0, 3, 2, 1).reshape(weight.shape)
+    return fitted, bias.reshape(-1)
