@@ -65,19 +65,61 @@ def _minimum(
     return tuple(widths)
 
 
-def _widen(problem: PruningProblem, errors: Sequence[NDArray[np.float64]], start: Widths) -> Widths:
-    """Spend what is left of the budget on the widest gains of error per price, one step at a time."""
-    widths = list(start)
-    while True:
-        price, best, best_gain = _price(problem, widths), None, 0.0
-        for index, decision in enumerate(problem.decisions):
-            place = decision.choices.index(widths[index])
-            if place + 1 == len(decision.choices):
-                continue
-            wider = [*widths[:index], decision.choices[place + 1], *widths[index + 1 :]]
-            gain = (errors[index][place] - errors[index][place + 1]) / max(_price(problem, wider) - price, 1e-12)
-            if gain >= best_gain and problem.feasible(wider):
-                best, best_gain = wider, gain
-        if best is None:
-            return tuple(widths)
-        widths = best
+def rebalance(
+    problem: PruningProblem, errors: Sequence[NDArray[np.float64]], start: Sequence[int], held: frozenset[int]
+) -> Widths | None:
+    """Bring widths to the budget by the other decisions: narrow them where it costs least error per price, then widen.
+
+    Args:
+        held: decisions that stay as they are.
+
+    Returns:
+        Feasible widths; None if the decisions that may move cannot make them so.
+    """
+    widths = tuple(start)
+    if not problem.budgets:
+        return widths
+    while not problem.feasible(widths):
+        narrower = _best_step(problem, errors, widths, held, down=True)
+        if narrower is None:
+            return None
+        widths = narrower
+    return _widen(problem, errors, widths, held)
+
+
+def _widen(
+    problem: PruningProblem,
+    errors: Sequence[NDArray[np.float64]],
+    start: Widths,
+    held: frozenset[int] = frozenset(),
+) -> Widths:
+    """Spend what is left of the budget on the largest gains of error per price, one step at a time."""
+    widths = start
+    while (wider := _best_step(problem, errors, widths, held, down=False)) is not None:
+        widths = wider
+    return widths
+
+
+def _best_step(
+    problem: PruningProblem,
+    errors: Sequence[NDArray[np.float64]],
+    widths: Widths,
+    held: frozenset[int],
+    *,
+    down: bool,
+) -> Widths | None:
+    """One decision one choice narrower (least error per price saved) or wider (most, and still feasible)."""
+    price = _price(problem, widths)
+    best: Widths | None = None
+    best_value = -np.inf
+    for index, decision in enumerate(problem.decisions):
+        place = decision.choices.index(widths[index])
+        other = place - 1 if down else place + 1
+        if index in held or not 0 <= other < len(decision.choices):
+            continue
+        stepped = (*widths[:index], decision.choices[other], *widths[index + 1 :])
+        change = errors[index][place] - errors[index][other]  # negative when narrower
+        value = change / max(abs(_price(problem, stepped) - price), 1e-12)
+        if value > best_value and (down or problem.feasible(stepped)):
+            best, best_value = stepped, value
+    return best

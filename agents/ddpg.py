@@ -95,10 +95,15 @@ class DDPG(Agent):
         """Refuse a penalty that would make a violated budget the better choice.
 
         Raises:
-            ValueError: a feasible network of no accuracy could have a lower reward.
+            ValueError: a feasible network of the largest error could have a lower reward.
         """
+        if self.constraint == "strict" and math.isinf(problem.worst_error):
+            raise ValueError(
+                "constraint: 'strict' needs an objective whose error has a bound, such as top1, since the reward of a "
+                "violated budget must be no better than any other; take 'fit' or 'clamp'"
+            )
         counts = {"error": math.e, "error_macs": problem.dense_costs["macs"]}
-        worst = -math.log(counts.get(problem.reward_form, problem.dense_costs["size"] / 4))
+        worst = -problem.worst_error * math.log(counts.get(problem.reward_form, problem.dense_costs["size"] / 4))
         if self.constraint == "strict" and self.infeasible_reward > worst:
             raise ValueError(
                 f"infeasible_reward: expected at most {worst:.4g}, the reward {problem.reward_form!r} of a network "

@@ -9,11 +9,19 @@ from pydantic import Field
 
 from agents.base import Agent
 from agents.ddpg import DDPG
+from agents.local_search import LocalSearch
 from agents.random_search import RandomSearch
+from agents.reconstruction import Reconstruction
 from agents.uniform import Uniform
 
 #: kind -> class
-AGENTS: Mapping[str, type[Agent]] = {"ddpg": DDPG, "uniform": Uniform, "random": RandomSearch}
+AGENTS: Mapping[str, type[Agent]] = {
+    "ddpg": DDPG,
+    "local_search": LocalSearch,
+    "random": RandomSearch,
+    "reconstruction": Reconstruction,
+    "uniform": Uniform,
+}
 
 #: any of them, told apart by `kind`: the type of a field that holds an agent
-AnyAgent = Annotated[DDPG | Uniform | RandomSearch, Field(discriminator="kind")]
+AnyAgent = Annotated[DDPG | LocalSearch | RandomSearch | Reconstruction | Uniform, Field(discriminator="kind")]

@@ -38,7 +38,7 @@ from amc_env.image_folder import decode, list_images
 from amc_env.splits import DataSplits, Preprocessing, Split
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
-Labels = NDArray[np.int64]
+Labels = NDArray[Any]
 Indices = NDArray[np.int64]
 
 DIGITS_TRAINING_IMAGES = 897
@@ -214,6 +214,7 @@ def _digest(splits: tuple[Split, ...], preprocessing: Preprocessing) -> str:
     for split in splits:
         digest.update(f"{split.images.dtype}{split.images.shape}".encode())
         digest.update(split.images.tobytes())
+        digest.update(f"{split.labels.dtype}{split.labels.shape}".encode())
         digest.update(split.labels.tobytes())
     return digest.hexdigest()
 
@@ -228,7 +229,7 @@ def _npz(request: _Request) -> _Pools:
     """Arrays train_images, train_labels (both may be absent), test_images, test_labels.
 
     Images: uint8 or float32, (n, height, width, channels), or (n, height, width) for one channel.
-    Labels: integers (n,).
+    Labels: class indices (n,); or integers or floats (n, ...) for an objective of one's own.
     """
     path = request.folder
     if not path.is_file():
@@ -260,9 +261,10 @@ def _array_pool(path: Path, arrays: Mapping[str, NDArray[Any]], part: str) -> _P
             f"npz: {path}: {part}_images: expected uint8 or float32 (n, height, width, channels) or "
             f"(n, height, width), got {images.dtype} {images.shape}"
         )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    if labels.dtype.kind not in "iuf" or labels.shape[:1] != images.shape[:1]:
         raise ValueError(
-            f"npz: {path}: {part}_labels: expected integers ({len(images)},), got {labels.dtype} {labels.shape}"
+            f"npz: {path}: {part}_labels: expected integers or floats ({len(images)}, ...), got {labels.dtype} "
+            f"{labels.shape}"
         )
     return _channels_last_pool(f"{part}_images of {path.name}", images, labels)
 
@@ -274,7 +276,7 @@ def _channels_last_pool(name: str, images: NDArray[Any], labels: NDArray[Any]) -
     def read(indices: Indices) -> Images:
         return np.ascontiguousarray(with_channels[indices].transpose(0, 3, 1, 2))
 
-    return _Pool(name, labels.astype(np.int64), read)
+    return _Pool(name, labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64), read)
 
 
 def _torchvision(class_name: str) -> Callable[[_Request], _Pools]:

@@ -23,6 +23,7 @@ from amc_env.pruning.consumers import find_layers, readers
 from amc_env.pruning.criteria import needs_calibration, removal_order
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.prefix import PrefixReconstruction
+from amc_env.pruning.reuse import ActivationReuse, Reuse
 from amc_env.pruning.sequential import SequentialReconstruction
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
 from amc_env.pruning.trace import trace_channels
@@ -34,7 +35,7 @@ from hw.cost import CostModel
 SplitName = Literal["search", "test"]
 # Images of about so many pixels go through the network at once, and at least so many images.
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
-_SCORED_BATCH = (100 * 32 * 32, 1)  # small feature maps stay in the processor's caches
+_SCORED_BATCH = (250 * 32 * 32, 20)  # in smaller ones torch computes 1x1 convolutions without oneDNN
 _MOMENT_ROWS = 30_000  # per layer, for the second moments: they are measured once
 _CALIBRATION_VERSION = 1  # raise it whenever the same data and weights give other moments or orders
 
@@ -80,6 +81,7 @@ class NetworkProblem(PruningProblem):
         check_surgery(self.network, self.graph, example)
         choices = [_choices(group, settings) for group in self.graph.groups]
         kept_whole = _matching(self.graph, settings.keep)
+        self.worst_error = self.objective.worst
         self._decided = [index for index, allowed in enumerate(choices) if len(allowed) > 1 and index not in kept_whole]
         if not self._decided:
             raise ValueError(
@@ -110,12 +112,15 @@ class NetworkProblem(PruningProblem):
             _ = self._sequential
 
     def score(self, widths: Widths) -> Score:
-        best = min((score.error for score in self.memo.values()), default=None) if self.evaluation.stop_early else None
-        return self._score(self._thin(widths, final=False), "search", give_up_at=best)
+        give_up_at = self.hopeless_error(widths) if self.evaluation.stop_early else None
+        reuse = self._activations.begin(widths)
+        score = self._score(self._thin(widths, reuse), "search", reuse, give_up_at)
+        reuse.end()
+        return score
 
     def measure(self, widths: Widths, split: SplitName) -> Score:
         """Error and accuracy of the final network, as of `prune`, on a split."""
-        return self._score(self._thin(widths, final=True), split)
+        return self._score(self._thin(widths), split)
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
@@ -123,7 +128,7 @@ class NetworkProblem(PruningProblem):
 
     def prune(self, widths: Widths) -> nn.Module:
         """The thin network, repaired as the settings say with all calibration images; float32."""
-        return self._thin(widths, final=True)
+        return self._thin(widths)
 
     def reconstruction_errors(self) -> tuple[NDArray[np.float64], ...]:
         """See `PrefixReconstruction.errors`; the calibration images are measured first if they were not yet."""
@@ -141,14 +146,17 @@ class NetworkProblem(PruningProblem):
     @cached_property
     def calibration(self) -> Calibration:
         """Second moments of the inputs of all layers that can lose some."""
-        identity = f"{_CALIBRATION_VERSION} {_MOMENT_ROWS} {weights_digest(self.network)} {self.data.digest}"
+        split = self.data.calibration
+        identity = f"{_CALIBRATION_VERSION} {_MOMENT_ROWS} {weights_digest(self.network)} {self.data.preprocessing}"
+        digest = hashlib.sha256(f"{identity} {split.images.dtype} {split.images.shape}".encode())
+        digest.update(np.ascontiguousarray(split.images).data)
         return Calibration(
             self.network,
             {layer.name: layer.columns for layer in readers(find_layers(self.graph))},
             lambda: (images for images, _ in self._batches(self.data.calibration, _CALIBRATION_BATCH)),
             images=len(self.data.calibration),
             rows=_MOMENT_ROWS,
-            folder=cache_folder() / "calibration" / hashlib.sha256(identity.encode()).hexdigest()[:32],
+            folder=cache_folder() / "calibration" / digest.hexdigest()[:32],
         )
 
     @cached_property
@@ -172,6 +180,12 @@ class NetworkProblem(PruningProblem):
         return SequentialReconstruction(self.network, self.graph, images, rows=rows)
 
     @cached_property
+    def _activations(self) -> ActivationReuse:
+        order = sorted(range(len(self._decided)), key=lambda index: self.graph.groups[self._decided[index]].layer)
+        layers = [self.graph.layers[self.graph.groups[self._decided[index]].layer].name for index in order]
+        return ActivationReuse(layers, order)
+
+    @cached_property
     def _search_batches(self) -> list[tuple[torch.Tensor, NDArray[Any]]]:
         return list(self._batches(self.data.search, _SCORED_BATCH))
 
@@ -180,25 +194,29 @@ class NetworkProblem(PruningProblem):
         """Outputs of the dense network on the splits that were scored, batch by batch."""
         return {}
 
-    def _thin(self, widths: Widths, *, final: bool) -> nn.Module:
+    def _thin(self, widths: Widths, reuse: Reuse | None = None) -> nn.Module:
+        """The repaired thin network: the final one, or with `reuse` the one that a search scores."""
         kept = self._kept(widths)
-        thin = apply_plan(self.network, make_plan(self.graph, kept)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        thin: nn.Module = apply_plan(self.network, make_plan(self.graph, kept))
+        thin.to(memory_format=torch.channels_last)
         if tuple(widths) == self.dense_widths:
-            return thin  # type: ignore[no-any-return]
+            return thin
         if self.evaluation.fidelity == "prefix":
             self.prefix.apply(thin, kept)
         elif self.evaluation.fidelity == "sequential":
-            (self._final_sequential if final else self._sequential).fit(thin, kept)
+            (self._final_sequential if reuse is None else self._sequential).fit(thin, kept, reuse)
         if self.evaluation.recalibrates:
-            batches = self._batches(self.data.calibration, _CALIBRATION_BATCH)
-            recalibrate_batchnorm(thin, (images for images, _ in batches))
-        return thin  # type: ignore[no-any-return]
+            batches = (images for images, _ in self._batches(self.data.calibration, _CALIBRATION_BATCH))
+            recalibrate_batchnorm(thin, batches, thin if reuse is None else reuse.forward(thin, "recalibration"))
+        return thin
 
-    def _score(self, thin: nn.Module, split: SplitName, give_up_at: float | None = None) -> Score:
+    def _score(
+        self, thin: nn.Module, split: SplitName, reuse: Reuse | None = None, give_up_at: float | None = None
+    ) -> Score:
         fold_batchnorm(thin, self.graph.foldable)
         thin.to(self.evaluation.torch_dtype)
         return evaluate_objective(
-            thin,
+            thin if reuse is None else reuse.forward(thin, "score"),
             self._scored_batches(split),
             self.objective,
             self._dense_outputs_on(split) if self.objective.needs_dense else None,
@@ -208,7 +226,7 @@ class NetworkProblem(PruningProblem):
 
     def _dense_outputs_on(self, split: SplitName) -> list[Any]:
         if split not in self._dense_outputs:
-            dense = self._thin(self.dense_widths, final=True)
+            dense = self._thin(self.dense_widths)
             fold_batchnorm(dense, self.graph.foldable)
             dense.to(self.evaluation.torch_dtype)
             self._dense_outputs[split] = network_outputs(dense, self._scored_batches(split))
@@ -226,7 +244,7 @@ class NetworkProblem(PruningProblem):
         return kept
 
     def _choices_of_groups(self) -> list[tuple[int, ...]]:
-        choices = [(group.size,) for group in self.graph.groups]
+        choices: list[tuple[int, ...]] = [(group.size,) for group in self.graph.groups]
         for index, decision in zip(self._decided, self.decisions, strict=True):
             choices[index] = decision.choices
         return choices

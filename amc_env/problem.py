@@ -162,6 +162,9 @@ class PruningProblem(ABC):
         "error_macs": -error * ln(MACs), "error_weights": -error * ln(number of weights): the forms that also
         reward a smaller network, for problems without a budget.
 
+    Attributes:
+        worst_error: the largest error that a network can have; inf if the objective has no bound.
+
     Args:
         decisions: what is decided, in forward order.
         layers: shapes of all layers of the dense network, in forward order.
@@ -174,6 +177,8 @@ class PruningProblem(ABC):
         InfeasibleBudgetError: no policy meets a budget.
         ValueError: a budget names an unknown cost or has an unusable limit.
     """
+
+    worst_error: float = 1.0
 
     def __init__(
         self,
@@ -203,6 +208,7 @@ class PruningProblem(ABC):
         self.budgets = self._parse_budgets(budget)
         #: what was scored already. A trial that resumes fills it from its journal.
         self.memo: MutableMapping[Widths, Score] = {}
+        self._best_reward = -math.inf
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         return self
@@ -210,6 +216,18 @@ class PruningProblem(ABC):
     @abstractmethod
     def score(self, widths: Widths) -> Score:
         """How well the network of these widths does on the search split; deterministic."""
+
+    def reconstruction_errors(self) -> tuple[FloatArray, ...]:
+        """What each choice of each decision costs by itself, all else dense: float64 (choices,), falling, per decision.
+
+        An estimate that takes no evaluation, comparable between decisions; agents may start from it.
+
+        Raises:
+            NotImplementedError: the problem has none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no reconstruction errors; take an agent that does not start from them"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -279,7 +297,15 @@ class PruningProblem(ABC):
             self.memo[widths] = self.score(widths)
         score = self.memo[widths]
         reward = -score.error * self._error_factor(costs)
+        if score.fraction == 1.0:
+            self._best_reward = max(self._best_reward, reward)
         return Evaluation(widths, ratios, costs, 0.0, score.error, score.accuracy, reward, score.fraction)
+
+    def hopeless_error(self, widths: Sequence[int] | IntArray) -> float:
+        """From this error on a network of these widths is no better than the best evaluation so far; inf if none."""
+        factor = self._error_factor(self.costs(widths))
+        margin = 1.0 + 1e-12  # a division and a product may round the wrong way
+        return -self._best_reward / factor * margin if factor > 0.0 else math.inf
 
     def fit_to_budget(self, plan: Plan) -> FloatArray:
         """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.

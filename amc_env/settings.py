@@ -106,5 +106,7 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device: expected auto, cpu, or a cuda device that is there, got {name!r} ({reason})") from error
+        raise ValueError(
+            f"device: expected auto, cpu, or a cuda device that is there, got {name!r} ({reason})"
+        ) from error
     return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,21 @@ class Split:
 
     Attributes:
         images: (n, channels, height, width), uint8 in 0..255 or float32.
-        labels: int64 (n,), class indices.
+        labels: int64 (n,), class indices; or int64 or float32 (n, ...), whatever an objective of the user's own needs.
         source: where the images come from, e.g. "test[0:5000]" or "train, 500 drawn with seed 0".
     """
 
     images: NDArray[np.uint8] | NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     source: str
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or len(self.images) != len(self.labels) or len(self.images) == 0:
+        if (
+            self.images.ndim != 4
+            or self.labels.ndim == 0
+            or len(self.images) != len(self.labels)
+            or len(self.images) == 0
+        ):
             raise ValueError(
                 f"split {self.source!r}: expected images (n, channels, height, width) and n labels with n >= 1, "
                 f"got images {self.images.shape} and labels {self.labels.shape}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Score, Widths
+from amc_env.problem import ChannelMap, Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
 from hw.layers import LayerShape
 
 
@@ -54,6 +54,13 @@ class ToyProblem(PruningProblem):
     def score(self, widths: Widths) -> Score:
         accuracy = float(1.0 - (self.sensitivities * self.ratios(widths) ** 2).sum())
         return Score(1.0 - accuracy, accuracy)
+
+    def reconstruction_errors(self) -> tuple[FloatArray, ...]:
+        """Exact here: s_i * r_i^2."""
+        return tuple(
+            sensitivity * (1.0 - np.array(decision.choices) / decision.size) ** 2
+            for sensitivity, decision in zip(self.sensitivities, self.decisions, strict=True)
+        )
 
     def best_widths(self) -> Widths:
         """The feasible widths of highest accuracy under a MAC budget alone.

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amc_env.datasets import digits_arrays
+from amc_env.user_code import import_function
 from amc_env.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
@@ -110,7 +109,8 @@ class MobileNetV1(nn.Module):
     def __init__(self, width: float, classes: int) -> None:
         super().__init__()
         channels = max(int(32 * width), 8)
-        stages = [nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU6())]
+        first = nn.Conv2d(3, channels, 3, 2, 1, bias=False)
+        stages = [nn.Sequential(first, nn.BatchNorm2d(channels), nn.ReLU6(inplace=True))]
         for outputs, stride in _MOBILENET_V1_STAGES:
             channels_out = max(int(outputs * width), 8)
             stages.append(_separable(channels, channels_out, stride, nn.ReLU6))
@@ -129,15 +129,17 @@ def mobilenet_v1(width: float = 1.0, classes: int = 1000) -> nn.Module:
     return MobileNetV1(width, _positive("classes", classes))
 
 
-def _separable(channels_in: int, channels_out: int, stride: int, activation: type[nn.Module]) -> nn.Sequential:
+def _separable(
+    channels_in: int, channels_out: int, stride: int, activation: type[nn.ReLU] | type[nn.ReLU6]
+) -> nn.Sequential:
     """A depthwise 3x3 and a pointwise convolution, each with BatchNorm and activation."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_in, 3, stride, padding=1, groups=channels_in, bias=False),
         nn.BatchNorm2d(channels_in),
-        activation(),
+        activation(inplace=True),
         nn.Conv2d(channels_in, channels_out, 1, bias=False),
         nn.BatchNorm2d(channels_out),
-        activation(),
+        activation(inplace=True),
     )
 
 
@@ -165,25 +167,7 @@ def user_network(target: str, folder: Path | None = None) -> nn.Module:
         target: "module:function"; the function takes no argument and returns a network.
         folder: where modules are looked for first; the current directory by default. It stays on `sys.path`.
     """
-    module_name, colon, function_name = target.partition(":")
-    if not (module_name and colon and function_name):
-        raise ValueError(f"target: expected module:function, got {target!r}")
-    search_path = str(folder or Path.cwd())
-    if search_path not in sys.path:
-        sys.path.insert(0, search_path)
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise ValueError(
-            f"target: cannot import {module_name!r} ({type(error).__name__}: {error}); "
-            f"looked in {search_path} and the installed packages"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        close = difflib.get_close_matches(function_name, dir(module), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"target: module {module_name!r} has no function {function_name!r}{hint}")
-    network = function()
+    network = import_function("target", target, folder)()
     if not isinstance(network, nn.Module):
         raise ValueError(f"target: {target} must return a torch.nn.Module, got {type(network).__name__}")
     return network

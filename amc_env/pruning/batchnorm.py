@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def recalibrate_batchnorm(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+def recalibrate_batchnorm(
+    network: nn.Module, batches: Iterable[torch.Tensor], forward: Callable[[torch.Tensor], Any] | None = None
+) -> None:
     """Replace the running mean and variance of every batch norm by their averages over the batches, in place.
 
     Each statistic is the mean over batches of the batch statistic, with every layer normalising by the statistics of
     the batch at hand, as in training (EagleEye, arXiv 2007.02491, section 3.3). No weight changes.
+
+    Args:
+        forward: runs the network on a batch; the network itself unless told.
     """
+    run = network if forward is None else forward
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
     if not norms:
@@ -26,7 +33,7 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[torch.Tensor]) -
         norm.train()
     with torch.no_grad():
         for batch in batches:
-            network(batch)
+            run(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum

@@ -120,7 +120,7 @@ class Calibration:
         return self._folder / f"{layer}.pt"
 
 
-class _MomentWatcher(LayerWatcher):
+class _MomentWatcher(LayerWatcher):  # type: ignore[no-untyped-call]
     """Adds up the moments of some layers' inputs during forward passes."""
 
     def __init__(self, network: nn.Module, layers: Sequence[str], rows_per_image: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -74,9 +75,8 @@ def removal_order(
         raise ValueError(f"criterion {criterion!r}: needs a calibration, got None")
     for index, group in enumerate(graph.groups):
         if readers(find_layers(graph), group):
-            orders[index] = calibration.remember_order(
-                f"{criterion}-{group.name}", lambda group=group: _by_outputs(network, graph, group, criterion, calibration)
-            )
+            compute = partial(_by_outputs, network, graph, group, criterion, calibration)
+            orders[index] = calibration.remember_order(f"{criterion}-{group.name}", compute)
     return orders
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class LayerWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations.append(operation)
         call = self._layer_call(operation, args)
         if call is not None:
-            self.before_layer(call)
+            with _disable_current_modes():  # what it computes is no part of the pass that other modes watch
+                self.before_layer(call)
         result = func(*args, **(kwargs or {}))
         if operation == "t" and id(args[0]) in self._layers:
             self._aliases[id(result)] = id(args[0])
             self._alive.append(result)
-        self.after_operation(operation, call, args, result)
+        with _disable_current_modes():
+            self.after_operation(operation, call, args, result)
         return result
 
     def before_layer(self, call: LayerCall) -> None:

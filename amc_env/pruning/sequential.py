@@ -7,6 +7,8 @@ too (He et al., Channel Pruning, arXiv 1707.06168, section 3.3 and "multi-branch
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from amc_env.pruning.consumers import Layer, find_layers, write_layer
 from amc_env.pruning.graph import ChannelGraph, KeptUnits
 from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
 from amc_env.pruning.least_squares import solve_rows
+from amc_env.pruning.reuse import Reuse
 from amc_env.pruning.rows import RowSample, sample_rows
 
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
@@ -77,8 +80,10 @@ class SequentialReconstruction:
             network(images)
         self._targets, self._operations = recorder.targets, recorder.operations
 
-    def fit(self, thin: nn.Module, kept: KeptUnits) -> None:
+    def fit(self, thin: nn.Module, kept: KeptUnits, reuse: Reuse | None = None) -> None:
         """Fit the layers of the thin network, in which each group keeps these units, in place.
+
+        With `reuse`, the layers before the first that is computed are not fitted: nobody runs them.
 
         Raises:
             RuntimeError: the thin network does not run the operations of the dense one.
@@ -88,8 +93,10 @@ class SequentialReconstruction:
             name: torch.from_numpy(np.flatnonzero(stays[layer.outputs])).to(self._images.device)
             for name, layer in self._layers.items()
         }
-        fitter = _Fitter(thin, self._layers, self._targets, outputs, self._ridge)
-        with torch.no_grad(), fitter:
+        fitter = _Fitter(
+            thin, self._layers, self._targets, outputs, self._ridge, None if reuse is None else reuse.first_layer
+        )
+        with torch.no_grad(), nullcontext() if reuse is None else reuse.one_pass(thin, "fit"), fitter:
             thin(self._images)
         if fitter.operations != self._operations:
             raise RuntimeError(
@@ -98,7 +105,7 @@ class SequentialReconstruction:
             )
 
 
-class _Recorder(LayerWatcher):
+class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
     """Notes the targets of each layer during a pass of the dense network."""
 
     def __init__(self, network: nn.Module, rows: int) -> None:
@@ -106,7 +113,9 @@ class _Recorder(LayerWatcher):
         self.targets: dict[str, _Target] = {}
         self._rows = rows
         self._generator = torch.Generator().manual_seed(0)
-        self._producer = WeakTensorKeyDictionary()  # tensor -> number of the operation that wrote it last
+        self._producer: MutableMapping[torch.Tensor, int] = (
+            WeakTensorKeyDictionary()
+        )  # tensor -> number of the operation that wrote it last
         self._layer_of: dict[int, str] = {}  # operation -> the layer whose outputs it puts out, normalised or not
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
@@ -125,15 +134,16 @@ class _Recorder(LayerWatcher):
     def _normalised(self, args: Any) -> None:
         layer = self._layer_of.get(self._producer.get(args[0], -1))
         if layer is not None:
-            scale, shift, mean, variance, epsilon = *args[1:5], args[-2 if isinstance(args[-1], bool) else -1]
+            scale, shift, mean, variance = args[1:5]
+            epsilon = args[-2] if isinstance(args[-1], bool) else args[-1]
             target = self.targets[layer]
             target.scale = scale / torch.sqrt(variance + epsilon)
             target.shift = shift - mean * target.scale
             self._layer_of[self.index] = layer
 
     def _summed(self, first: torch.Tensor, second: torch.Tensor, total: torch.Tensor) -> None:
-        producers = self._producer.get(first), self._producer.get(second)
-        if None in producers:
+        producers = self._producer.get(first, -1), self._producer.get(second, -1)
+        if -1 in producers:
             return
         for own, other in (producers, producers[::-1]):
             layer = self._layer_of.get(own)
@@ -143,7 +153,7 @@ class _Recorder(LayerWatcher):
                 return
 
 
-class _Fitter(LayerWatcher):
+class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
     """Fits each layer of a thin network before it runs."""
 
     def __init__(
@@ -153,8 +163,10 @@ class _Fitter(LayerWatcher):
         targets: dict[str, _Target],
         outputs: dict[str, torch.Tensor],
         ridge: float,
+        first_layer: str | None,
     ) -> None:
         super().__init__(thin)
+        self._first_layer = first_layer  # those before it are not computed
         self._thin, self._layers_by_name, self._targets = thin, layers, targets
         self._outputs, self._ridge = outputs, ridge
         self._needed = {target.other for target in targets.values()}
@@ -166,7 +178,9 @@ class _Fitter(LayerWatcher):
         layer = self._layers_by_name[call.name]
         if layer.groups == 1 and call.image.shape[1] < len(layer.inputs):
             self._exact = False
-        if self._exact or call.name in self._fitted:
+        if call.name == self._first_layer:
+            self._first_layer = None
+        if self._exact or self._first_layer is not None or call.name in self._fitted:
             return
         self._fitted.add(call.name)
         target = self._targets[call.name]
