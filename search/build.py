@@ -69,6 +69,7 @@ def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
         budget=spec.budget,
         reward=spec.reward,
         settings=PruningSettings(**spec.pruning.model_dump()),
+        evaluation=spec.evaluation.settings(),
     )
 
 

@@ -41,16 +41,27 @@ budget: {macs: 50%}
 pruning:
   round_to: 4          # channel counts are multiples of this
   max_ratio: 0.8       # no decision removes more than this fraction
-  criterion: l1
+  criterion: l1        # or l2, energy, obs (greedily, what costs least to reconstruct)
+
+evaluation:
+  fidelity: sequential # fit each layer to the dense network; or prefix (each by itself), magnitude (no fit)
+  images: 100          # of the calibration images, how many a fit in the search uses; the final network uses all
+  rows: 2000           # samples of each layer in that fit
+  objective: top1      # or top5, cross_entropy, agreement (with the dense network), "module:function"
+  stop_early: false    # stop scoring a plan as soon as it cannot become the best
+  dtype: float32       # or bfloat16
+  device: auto         # a GPU if there is one; or cpu, cuda
 
 reward: error          # or error_macs, error_weights
 
 agents:
   - kind: ddpg
+  - kind: local_search
+  - kind: reconstruction
   - kind: uniform
   - kind: random
 seeds: [0, 1, 2]       # each agent runs once per seed
-evaluations: 100       # of each trial
+evaluations: 70        # of each trial
 
 resources:
   trials_in_parallel: null   # as many as there are CPUs for
@@ -70,12 +81,11 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         SpecError: the file is not there or not YAML, a key is unknown, or a value does not fit.
     """
     file = Path(path)
-    raw = _read(file)
-    if isinstance(raw.get("network"), dict) and raw["network"].get("kind") == "function":
-        raw["network"].setdefault("folder", ".")
-    raw = _with_absolute_paths(raw, file.resolve().parent)
+    folder = file.resolve().parent
+    raw = _with_absolute_paths(_read(file), folder)
     for override in overrides:
         _apply(raw, override)
+    _fill_in_folders(raw, folder)
     try:
         return Spec.model_validate(raw)
     except ValidationError as error:
@@ -110,6 +120,17 @@ def _with_absolute_paths(value: Any, folder: Path, key: object = None) -> Any:
     if key in _PATH_KEYS and isinstance(value, str):
         return str((folder / Path(value).expanduser()).resolve())
     return value
+
+
+def _fill_in_folders(raw: dict[str, Any], folder: Path) -> None:
+    """A module of the user's is looked for beside the spec unless told."""
+    network, evaluation = raw.get("network"), raw.get("evaluation")
+    sections = [network] if isinstance(network, dict) and network.get("kind") == "function" else []
+    if isinstance(evaluation, dict) and ":" in str(evaluation.get("objective")):
+        sections.append(evaluation)
+    for section in sections:
+        if section.get("folder") is None:
+            section["folder"] = str(folder)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from agents.registry import AnyAgent
 from amc_env.budget import parse_limit
+from amc_env.objectives import find_objective
 from amc_env.problem import RewardForm
 from amc_env.pruning.criteria import Criterion
+from amc_env.settings import Dtype, EvaluationSettings, Fidelity
 from hw.cost import COST_MODELS
 from search.errors import UserError
 
@@ -155,6 +157,42 @@ class Pruning(_Part):
     keep: tuple[str, ...] = ()
 
 
+class Evaluation(_Part):
+    """How a pruned network is evaluated; see `amc_env.settings.EvaluationSettings`.
+
+    Attributes:
+        objective: a name as of `amc_env.objectives`, or "module:function" of the user's own.
+        folder: where that module is looked for first; by default the folder of the spec.
+    """
+
+    fidelity: Fidelity = "magnitude"
+    recalibrate_batchnorm: bool | None = None
+    images: Count = 250
+    rows: Count = 5000
+    objective: str = "top1"
+    folder: Path | None = None
+    stop_early: bool = False
+    dtype: Dtype = "float32"
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _usable(self) -> Evaluation:
+        self.settings()
+        if ":" not in self.objective:
+            find_objective(self.objective)
+        elif self.folder is None:
+            raise ValueError(f"folder: expected the folder of the module of objective {self.objective!r}")
+        return self
+
+    def settings(self) -> EvaluationSettings:
+        """The same for the problem.
+
+        Raises:
+            ValueError: the values do not go together.
+        """
+        return EvaluationSettings(**self.model_dump())
+
+
 class Resources(_Part):
     """What a job may use; it changes how long a job takes, and `threads_per_trial` perhaps the last digits.
 
@@ -177,6 +215,7 @@ class Spec(_Part):
     data: Data | None = None
     budget: dict[str, float | str] = {}
     pruning: Pruning = Pruning()
+    evaluation: Evaluation = Evaluation()
     reward: RewardForm = "error"
     agents: tuple[AnyAgent, ...]
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
@@ -214,6 +253,8 @@ class Spec(_Part):
     def _fits_together(self) -> Spec:
         if (self.data is None) != (self.network.kind == "toy"):
             raise ValueError("data: needed by every network but 'toy', which takes none")
+        if self.network.kind == "toy" and self.evaluation != Evaluation():
+            raise ValueError("evaluation: network 'toy' has a closed-form accuracy; leave the section out")
         if self.reward == "error" and not self.budget:
             raise ValueError(
                 "budget: expected at least one limit, such as {macs: 50%}; without one, reward 'error' removes nothing"

@@ -12,8 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amc_env.pruning.criteria import CRITERIA
+from amc_env.settings import EvaluationSettings
 from search.spec import STARTER, SpecError, load_spec, save_spec, spec_schema
-from search.spec_models import Npz, Spec, Toy, UserFunction
+from search.spec_models import Evaluation, Npz, Spec, Toy, UserFunction
 
 TOY = """\
 version: 1
@@ -22,6 +24,7 @@ budget: {macs: 50%}
 agents: [{kind: uniform}, {kind: random}]
 evaluations: 5
 """
+DIGITS = {**yaml.safe_load(TOY), "network": {"kind": "digits"}, "data": {"kind": "digits"}}
 
 
 def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
@@ -144,6 +147,66 @@ def test_paths_resolve_against_the_file_and_those_of_overrides_against_the_curre
     assert isinstance(changed.data, Npz)
     assert changed.data.path == tmp_path / "here" / "b.npz"
     assert changed.content()["network"]["weights"] == str(tmp_path / "here" / "c.pt")
+
+
+def test_the_evaluation_section_has_the_defaults_of_the_problem() -> None:
+    assert Evaluation().settings() == EvaluationSettings()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_is_known(criterion: str) -> None:
+    spec = Spec.model_validate({**DIGITS, "pruning": {"criterion": criterion}})
+    assert spec.pruning.criterion == criterion
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        (
+            {"objective": "agrement"},
+            "evaluation: objective: unknown 'agrement'; did you mean 'agreement'? (known",
+        ),
+        (
+            {"fidelity": "full"},
+            "evaluation.fidelity: Input should be 'magnitude', 'prefix' or 'sequential'",
+        ),
+        (
+            {"fidelity": "sequential", "recalibrate_batchnorm": True},
+            "evaluation: recalibrate_batchnorm: batch norm recalibration after sequential reconstruction does harm",
+        ),
+        ({"images": 0}, "evaluation.images: Input should be greater than or equal to 1, got 0"),
+        ({"imges": 10}, "evaluation.imges: unknown key; did you mean 'images'? (known here: fidelity, recal"),
+    ],
+)
+def test_faulty_evaluation_sections_are_named(tmp_path: Path, evaluation: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, yaml.safe_dump({**DIGITS, "evaluation": evaluation}))
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_spec(path)
+
+
+def test_the_toy_network_takes_no_evaluation_section(tmp_path: Path) -> None:
+    assert load_spec(write(tmp_path, TOY + "evaluation: {fidelity: magnitude}\n")).evaluation == Evaluation()
+    with pytest.raises(SpecError, match="evaluation: network 'toy' has a closed-form accuracy; leave the section out"):
+        load_spec(write(tmp_path, TOY + "evaluation: {fidelity: prefix}\n"))
+
+
+def test_the_module_of_an_objective_is_beside_the_spec_and_not_imported_at_load_time(tmp_path: Path) -> None:
+    text = yaml.safe_dump({**DIGITS, "evaluation": {"objective": "no_such_module:errors"}})
+    path = write(tmp_path, text)
+    assert load_spec(path).evaluation.folder == tmp_path
+    assert load_spec(write(tmp_path, save_spec(load_spec(path)), "again.yaml")) == load_spec(path)
+    plain = write(tmp_path, yaml.safe_dump(DIGITS))
+    assert load_spec(plain).evaluation.folder is None
+    assert load_spec(plain, ["evaluation.objective=m:f"]).evaluation.folder == tmp_path
+    with pytest.raises(ValueError, match="folder: expected the folder of the module of objective 'm:f'"):
+        Evaluation(objective="m:f")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_examples_are_valid(path: Path) -> None:
+    assert load_spec(path).evaluation.fidelity == "sequential"
 
 
 def test_schema_describes_the_starter() -> None:
