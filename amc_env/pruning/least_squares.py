@@ -11,12 +11,15 @@ weights. With H = LL' they are L_dd^-T (L'W)_d, and what is left of the error is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from amc_env.pruning.graph import IntArray
+
+_NOTHING = 1e-12  # a variance that only rounding makes
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,15 @@ class Consumer:
 
     @property
     def energy(self) -> float:
-        """Variance of the dense outputs, summed over rows and outputs."""
-        return float((self.weights * (self.gram @ self.weights)).sum())
+        """Variance of the dense outputs, summed over rows and outputs; inf if they do not vary: nothing can be lost."""
+        energy = float((self.weights * (self.gram @ self.weights)).sum())
+        return energy if energy > _NOTHING else math.inf
 
     def with_ridge(self, ridge: float) -> torch.Tensor:
         """G + ridge * mean(diagonal of G) * I."""
-        damping = ridge * float(self.gram.diagonal().mean()) + 1e-12
-        return self.gram + damping * torch.eye(len(self.gram), dtype=torch.float64)
+        damping = ridge * float(self.gram.diagonal().mean()) + _NOTHING
+        damped: torch.Tensor = self.gram + damping * torch.eye(len(self.gram), dtype=torch.float64)
+        return damped
 
 
 class NestedLeastSquares:
@@ -113,7 +118,7 @@ def output_energy(consumers: Sequence[tuple[Consumer, IntArray]]) -> torch.Tenso
         index = torch.as_tensor(blocks)
         own = consumer.gram[index.unsqueeze(2), index.unsqueeze(1)]
         weights = consumer.weights[index]
-        total += (weights * (own @ weights)).sum(dim=(1, 2)) / max(consumer.energy, 1e-30)
+        total += (weights * (own @ weights)).sum(dim=(1, 2)) / consumer.energy
     return total
 
 
@@ -149,7 +154,7 @@ class _Surgeon:
         self._blocks = blocks
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(consumer.with_ridge(ridge)))
         self._weights = consumer.weights.clone()
-        self._energy = max(consumer.energy, 1e-30)
+        self._energy = consumer.energy
 
     def losses(self) -> torch.Tensor:
         """Growth of the relative error by each unit's removal, (units,); of removed units 0."""
