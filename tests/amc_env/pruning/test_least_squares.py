@@ -188,7 +188,7 @@ def test_the_greedy_order_drops_copies_first() -> None:
 
 
 def test_the_greedy_order_of_many_dependent_units_is_still_nearly_the_best() -> None:
-    """96 units of rank 40: rounding errors add up over the removals; the last is still near what a fresh start picks."""
+    """96 units of rank 40: rounding errors add up over the removals, and each pick is still nearly the best."""
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(300, 40)) @ rng.normal(size=(40, 96)) + 1e-3 * rng.normal(size=(300, 96))
     weights = rng.normal(size=(96, 10))
