@@ -17,7 +17,7 @@ import click
 from search.errors import UserError
 
 if TYPE_CHECKING:
-    from search.progress import OnProgress
+    from search.progress import CalibrationProgress, OnJobProgress, TrialProgress
     from search.results import Results
     from search.spec_models import Spec
 
@@ -173,7 +173,7 @@ def doctor() -> None:
 
 
 @contextlib.contextmanager
-def _job(folder: Path, spec: Spec) -> Iterator[OnProgress]:
+def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
     """Say where a job runs and how long it took; in a terminal, show its trials as they come on."""
     from search.progress import LiveProgress
     from search.trial import plan_trials
@@ -187,12 +187,26 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnProgress]:
             with LiveProgress(trials, spec.evaluations) as live:
                 yield live
         else:
-            yield lambda progress: None
+            yield _CalibrationLine()
     except KeyboardInterrupt:
         _interrupted(folder)
     finally:
         signal.signal(signal.SIGTERM, before)
     click.echo(f"wall-clock {time.monotonic() - started:.1f} s", err=True)
+
+
+class _CalibrationLine:
+    """Says once that a job is calibrating, if there is anything to measure; nothing else."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, progress: TrialProgress | CalibrationProgress) -> None:
+        from search.progress import CalibrationProgress
+
+        if isinstance(progress, CalibrationProgress) and progress.done < progress.layers and not self._said:
+            click.echo(progress, err=True)
+            self._said = True
 
 
 def _conclude(results: Results, folder: Path) -> None:

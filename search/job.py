@@ -27,11 +27,11 @@ from amc_env.policy import write_atomically
 from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
-from search.build import build_problem, load_data, measure_test
+from search.build import build_problem, calibrate, load_data, measure_test
 from search.errors import UserError
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
-from search.progress import OnProgress, TrialProgress
+from search.progress import CalibrationProgress, OnJobProgress, TrialProgress
 from search.report import write_report
 from search.results import (
     BudgetRecord,
@@ -61,18 +61,18 @@ class _Job:
     address: str | None
 
 
-def _ignore(progress: TrialProgress) -> None:
+def _ignore(progress: TrialProgress | CalibrationProgress) -> None:
     pass
 
 
-def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnProgress = _ignore) -> Results:
+def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
     """Run a new job in a folder that is empty or not there yet.
 
     Args:
         spec: what to do.
         out: the job's folder.
         address: of a Ray cluster that exists; None to start one on this machine, for this job alone.
-        on_progress: called as trials come on.
+        on_progress: called as the calibration and then the trials come on.
 
     Returns:
         The results; their status is "interrupted" if SIGINT or SIGTERM came while trials were running.
@@ -90,7 +90,7 @@ def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnPr
         return _run(job, out.resolve(), on_progress)
 
 
-def resume_job(folder: Path, address: str | None = None, on_progress: OnProgress = _ignore) -> Results:
+def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
     """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
     spec = job_spec(folder)
     with _locked(folder):
@@ -145,7 +145,7 @@ def _prepare(spec: Spec, address: str | None) -> _Job:
         raise JobError(str(error)) from error
 
 
-def _run(job: _Job, folder: Path, on_progress: OnProgress) -> Results:
+def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
     started = time.monotonic()
     begun = _begin(job, folder)
     pending = _pending(job.spec, folder)
@@ -154,6 +154,7 @@ def _run(job: _Job, folder: Path, on_progress: OnProgress) -> Results:
         (folder / "trials" / name / "error.txt").unlink(missing_ok=True)
     with contextlib.suppress(KeyboardInterrupt):  # the trials tell what was interrupted
         if pending:
+            calibrate(job.problem, job.spec, lambda done, layers: on_progress(CalibrationProgress(done, layers)))
             _search(job, folder, pending, on_progress)
     seconds = begun.seconds + time.monotonic() - started
     results = _with_trials(begun, job.spec, folder).model_copy(update={"seconds": seconds})
@@ -162,7 +163,7 @@ def _run(job: _Job, folder: Path, on_progress: OnProgress) -> Results:
     return results
 
 
-def _search(job: _Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
+def _search(job: _Job, folder: Path, pending: list[str], on_progress: OnJobProgress) -> None:
     set_ray_environment(job.address)
     from search.tuner import Attempt, run_trials
 
@@ -204,7 +205,10 @@ def _identity(job: _Job) -> dict[str, str]:
 
 def _describe(job: _Job, identity: dict[str, str]) -> Results:
     problem, data = job.problem, job.data
-    search, test = problem.score(problem.dense_widths), measure_test(problem, problem.dense_widths)
+    try:
+        search, test = problem.score(problem.dense_widths), measure_test(problem, problem.dense_widths)
+    except ValueError as error:
+        raise JobError(str(error)) from error
     splits = {} if data is None else {name: getattr(data, name) for name in ("calibration", "search", "test")}
     return Results(
         name=job.spec.name,

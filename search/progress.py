@@ -32,7 +32,19 @@ class TrialProgress:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class CalibrationProgress:
+    """How many layers are measured of those that the trials need; comes before all trials."""
+
+    done: int
+    layers: int
+
+    def __str__(self) -> str:
+        return f"calibrating: {self.done}/{self.layers} layers"
+
+
 OnProgress = Callable[[TrialProgress], None]
+OnJobProgress = Callable[[TrialProgress | CalibrationProgress], None]
 
 
 def seconds_left(progress: TrialProgress, evaluations: int) -> float | None:
@@ -43,7 +55,7 @@ def seconds_left(progress: TrialProgress, evaluations: int) -> float | None:
 
 
 class LiveProgress:
-    """A table in the terminal that follows the trials; a context manager, called with each `TrialProgress`.
+    """A table in the terminal that follows the trials; a context manager, called with all that a job tells.
 
     Args:
         trials: names of all trials.
@@ -54,10 +66,16 @@ class LiveProgress:
     def __init__(self, trials: Sequence[str], evaluations: int, console: Console | None = None) -> None:
         self._evaluations = evaluations
         self._trials = {trial: TrialProgress(trial, "waiting") for trial in trials}
+        self._calibration: CalibrationProgress | None = None
         console = console or Console(stderr=True)
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=2, redirect_stdout=False)
 
-    def __call__(self, progress: TrialProgress) -> None:
+    def __call__(self, progress: TrialProgress | CalibrationProgress) -> None:
+        if isinstance(progress, CalibrationProgress):
+            if self._calibration or progress.done < progress.layers:
+                self._calibration = progress
+            return
+        self._calibration = None
         known = self._trials[progress.trial]
         if progress.evaluations == 0 and known.evaluations > 0:
             progress = TrialProgress(
@@ -76,7 +94,8 @@ class LiveProgress:
 
     def table(self) -> Table:
         """The view as it is now."""
-        table = Table(box=None, header_style="dim")
+        title = None if self._calibration is None else str(self._calibration)
+        table = Table(box=None, header_style="dim", title=title, title_justify="left")
         table.add_column("trial")
         table.add_column("state")
         for heading in ("best reward", "evaluations", "time left"):

@@ -30,6 +30,18 @@ seeds: [0, 1]
 evaluations: 5
 """
 
+DIGITS = """\
+version: 1
+name: digits
+network: {kind: digits}
+data: {kind: digits, calibration_images: 60, search_images: 100, test_images: 100}
+budget: {macs: 50%}
+pruning: {round_to: 4}
+evaluation: {fidelity: sequential, images: 40, rows: 500, objective: agreement}
+agents: [{kind: uniform}, {kind: reconstruction}]
+evaluations: 2
+"""
+
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +100,42 @@ def test_run_prints_the_comparison_and_leaves_results_and_report(spec: Path, tmp
     assert results.dense.test_accuracy == 1.0
     assert results.budgets[0].fraction == 0.5
     assert (tmp_path / "job" / "report.html").read_text().startswith("<!")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, for the digits' network is trained once; what is calibrated depends on the data's seed too."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def digits(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AMC_CACHE", str(cache))
+    path = tmp_path / "digits.yaml"
+    path.write_text(DIGITS)
+    return path
+
+
+def test_the_calibration_is_told_once_and_not_again_when_it_is_cached(digits: Path, tmp_path: Path) -> None:
+    first = amc("run", digits, "--out", tmp_path / "a", "--set", "data.seed=1")
+    assert first.exit_code == 0
+    assert first.stderr.count("calibrating: 0/") == 1
+    again = amc("run", digits, "--out", tmp_path / "b", "--set", "data.seed=1")
+    assert again.exit_code == 0
+    assert "calibrating" not in again.stderr
+    assert comparable(load_results(tmp_path / "a")).trials == comparable(load_results(tmp_path / "b")).trials
+
+
+def test_nothing_is_calibrated_that_no_trial_needs(digits: Path, tmp_path: Path) -> None:
+    outcome = amc("run", digits, "--out", tmp_path / "job", "--set", "data.seed=2", "--set", "agents=[{kind: uniform}]")
+    assert outcome.exit_code == 0
+    assert "calibrating" not in outcome.stderr
+
+
+def test_an_objective_that_does_not_fit_the_network_is_refused(digits: Path, tmp_path: Path) -> None:
+    outcome = amc("run", digits, "--out", tmp_path / "job", "--set", "evaluation.objective=top11")
+    assert outcome.exit_code == 2
+    assert "objective 'top11': the network has 10 outputs only" in outcome.stderr
 
 
 def test_default_folder_names_the_job(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from search.progress import LiveProgress, TrialProgress, seconds_left
+from search.progress import CalibrationProgress, LiveProgress, TrialProgress, seconds_left
 
 
 def shown(live: LiveProgress) -> list[list[str]]:
@@ -40,3 +40,19 @@ def test_a_retried_trial_keeps_what_it_had() -> None:
 def test_time_left_is_unknown_before_the_first_evaluation() -> None:
     assert seconds_left(TrialProgress("a", "running"), 20) is None
     assert seconds_left(TrialProgress("a", "running", 10, None, 5.0), 20) == 5.0
+
+
+def test_calibration_is_shown_until_the_trials_begin() -> None:
+    live = live_view()
+    live(CalibrationProgress(12, 54))
+    assert shown(live)[0] == ["calibrating:", "12/54", "layers"]
+    live(CalibrationProgress(54, 54))
+    assert shown(live)[0] == ["calibrating:", "54/54", "layers"]
+    live(TrialProgress("ddpg-seed0", "running"))
+    assert shown(live)[0][0] == "trial"
+
+
+def test_a_calibration_with_nothing_to_measure_is_not_shown() -> None:
+    live = live_view()
+    live(CalibrationProgress(54, 54))
+    assert shown(live)[0][0] == "trial"
