@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
 import math
@@ -113,14 +114,21 @@ class NetworkProblem(PruningProblem):
 
     def score(self, widths: Widths) -> Score:
         give_up_at = self.hopeless_error(widths) if self.evaluation.stop_early else None
+        if tuple(widths) == self.dense_widths:  # it is not repaired: others cannot build on its activations
+            return self._score(self._thin(widths), "search", give_up_at=give_up_at)
         reuse = self._activations.begin(widths)
         score = self._score(self._thin(widths, reuse), "search", reuse, give_up_at)
-        reuse.end()
+        if score.fraction == 1.0:
+            reuse.end()
         return score
 
     def measure(self, widths: Widths, split: SplitName) -> Score:
         """Error and accuracy of the final network, as of `prune`, on a split."""
         return self._score(self._thin(widths), split)
+
+    def measure_network(self, network: nn.Module, split: SplitName) -> Score:
+        """Error and accuracy of a network of the user's, say a pruned one after fine-tuning; it is not changed."""
+        return self._score(copy.deepcopy(network), split)
 
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
@@ -136,6 +144,14 @@ class NetworkProblem(PruningProblem):
             self.prefix.errors(group)[list(decision.choices)]
             for group, decision in zip(self._decided, self.decisions, strict=True)
         )
+
+    def search_batches(self) -> Iterator[torch.Tensor]:
+        """The images of the search split as an evaluation scores them, batch by batch."""
+        return (images for images, _ in self._scored_batches("search"))
+
+    def forget_activations(self) -> None:
+        """Evaluate the next plan from scratch: take nothing over from those before it."""
+        self.__dict__.pop("_activations", None)
 
     @cached_property
     def orders(self) -> list[IntArray]:
@@ -181,9 +197,9 @@ class NetworkProblem(PruningProblem):
 
     @cached_property
     def _activations(self) -> ActivationReuse:
-        order = sorted(range(len(self._decided)), key=lambda index: self.graph.groups[self._decided[index]].layer)
-        layers = [self.graph.layers[self.graph.groups[self._decided[index]].layer].name for index in order]
-        return ActivationReuse(layers, order)
+        first = [self.graph.first_layer(self.graph.groups[index]) for index in self._decided]
+        order = sorted(range(len(first)), key=first.__getitem__)
+        return ActivationReuse([self.graph.layers[first[position]].name for position in order], order)
 
     @cached_property
     def _search_batches(self) -> list[tuple[torch.Tensor, NDArray[Any]]]:

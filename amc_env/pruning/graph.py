@@ -51,11 +51,15 @@ class TensorSlice:
 
 @dataclass(frozen=True)
 class PaddingSlice:
-    """A module that adds zero channels before and after (its attribute `channel_padding`)."""
+    """A module that adds zero channels before and after (its attribute `channel_padding`).
+
+    `layers` of the graph's layers run before it.
+    """
 
     module: str
     before: UnitLabels
     after: UnitLabels
+    layers: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,16 @@ class ChannelGraph:
     slices: tuple[TensorSlice, ...]
     paddings: tuple[PaddingSlice, ...]
     foldable: tuple[tuple[str, str], ...]
+
+    def first_layer(self, group: ChannelGroup) -> int:
+        """Index of a convolution or linear layer before which nothing depends on how many units of the group stay."""
+        first, last = group.first_unit, group.first_unit + group.size
+        index = group.layer
+        for padding in self.paddings:
+            units = np.concatenate([padding.before, padding.after])
+            if ((units >= first) & (units < last)).any():
+                index = min(index, padding.layers - 1)
+        return max((i for i in range(index + 1) if self.layers[i].op in ("conv", "linear")), default=0)
 
     def keep_mask(self, kept: KeptUnits) -> NDArray[np.bool_]:
         """For each unit whether it stays; indexed with unit labels (the last entry answers for FIXED)."""

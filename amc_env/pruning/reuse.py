@@ -99,14 +99,14 @@ class Reuse:
         mode = _PassMode(known, weight)
         with mode:
             yield
-        if self._new is not None and mode.reached:
+        if self._new is not None:
             self._new.passes[key] = mode.results
             self._new.nbytes += mode.nbytes
-            if self._new.nbytes > self._most_bytes:
+            if not mode.usable or self._new.nbytes > self._most_bytes:
                 self._new = None
 
     def end(self) -> None:
-        """All passes have run: keep what was recorded in place of what was kept before."""
+        """All passes have run: keep what was recorded in place of what was kept before. Not to be called otherwise."""
         if self._new is not None:
             self._owner.keep(self._new)
 
@@ -166,6 +166,7 @@ class _PassMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         reached: whether the weight was used.
+        usable: whether the results can stand for the operations.
         results: of the operations before that.
         nbytes: of the tensors among them that are alive then.
     """
@@ -176,7 +177,8 @@ class _PassMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weight = weight
         self._index = -1
         self._notes: list[Any] = []
-        self._kept: dict[int, _Alive] = {}  # by the address of the storage
+        self._kept: dict[int, list[_Alive]] = {}  # by the address of the storage
+        self._shares_overwritten = False
         self.reached = False
         self.results: list[Any] = []
         self.nbytes = 0
@@ -195,6 +197,10 @@ class _PassMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._notes.append(_note(result, args))
         return result
 
+    @property
+    def usable(self) -> bool:
+        return self.reached and not self._shares_overwritten
+
     def _cut(self) -> None:
         self.reached = True
         self.results = [self._settle(note) for note in self._notes]
@@ -210,15 +216,16 @@ class _PassMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor is None:
             return gone
         alive = _Alive(tensor)
-        self._kept[tensor.untyped_storage().data_ptr()] = alive
+        self._kept.setdefault(tensor.untyped_storage().data_ptr(), []).append(alive)
         self.nbytes += tensor.nbytes
         return alive
 
     def _spare(self, written: Any) -> None:
-        """Copy a kept tensor before it is overwritten."""
+        """Copy a kept tensor before it is overwritten. Several in one memory cannot be told apart by copies."""
         if isinstance(written, torch.Tensor):
-            alive = self._kept.pop(written.untyped_storage().data_ptr(), None)
-            if alive is not None:
+            sharing = self._kept.pop(written.untyped_storage().data_ptr(), [])
+            self._shares_overwritten |= len(sharing) > 1
+            for alive in sharing:
                 alive.tensor, alive.overwritten = alive.tensor.clone(), True
 
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from amc_env.pruning.graph import ChannelGraph, IntArray
-from amc_env.pruning.units import Padding, UnitFinder
+from amc_env.pruning.units import UnitFinder
 from hw.layers import LayerShape
 
 
@@ -314,9 +314,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     f"{before} and {after} channels are padded by a function; put the padding in a module of its own "
                     f"that reads them from an attribute channel_padding = ({before}, {after}), so that it can be pruned"
                 )
-            zeros = [self.units.new_atoms(count, producer=None) for count in (before, after)]
-            self.units.paddings.append(Padding(module, *zeros))
-            channels = replace(channels, atoms=np.concatenate([zeros[0], channels.atoms, zeros[1]]))
+            zeros_before, zeros_after = self.units.pad(module, before, after)
+            channels = replace(channels, atoms=np.concatenate([zeros_before, channels.atoms, zeros_after]))
         self._remember(result, channels)
 
     def _expect(self, tensor: torch.Tensor, dim: int) -> _Channels:

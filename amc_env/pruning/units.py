@@ -18,6 +18,7 @@ class Padding:
     module: str
     before: IntArray
     after: IntArray
+    layers: int
 
 
 @dataclass
@@ -56,6 +57,12 @@ class UnitFinder:
             members = np.concatenate([ins, outs])
             self.unite(members[:-1], members[1:])
 
+    def pad(self, module: str, before: int, after: int) -> tuple[IntArray, IntArray]:
+        """The atoms of the zero channels that a module adds."""
+        padding = Padding(module, self.new_atoms(before, None), self.new_atoms(after, None), len(self._layers))
+        self.paddings.append(padding)
+        return padding.before, padding.after
+
     def layer(self, shape: LayerShape, weight: str, inputs: IntArray, outputs: IntArray) -> None:
         """One call of a layer; a second call of the same weight owns no weights."""
         self._layers.append((replace(shape, owns_weights=weight not in self._seen), inputs, outputs))
@@ -88,7 +95,7 @@ class UnitFinder:
                 TensorSlice(tensor, dim, labels(atoms), consumes)
                 for (tensor, dim), (atoms, consumes) in self._slices.items()
             ),
-            paddings=tuple(PaddingSlice(p.module, labels(p.before), labels(p.after)) for p in self.paddings),
+            paddings=tuple(PaddingSlice(p.module, labels(p.before), labels(p.after), p.layers) for p in self.paddings),
             foldable=tuple(self.foldable),
         )
 
