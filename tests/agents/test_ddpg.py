@@ -165,3 +165,13 @@ def test_a_penalty_milder_than_a_feasible_reward_is_refused() -> None:
     with pytest.raises(ValueError, match=message):
         reported(quick(constraint="strict"), problem, 1)
     assert reported(quick(constraint="strict", infeasible_reward=-20.0), problem, 1)
+
+
+def test_no_penalty_is_hard_enough_for_an_error_without_a_bound() -> None:
+    problem = ToyProblem(2)
+    problem.worst_error = math.inf
+    with pytest.raises(
+        ValueError, match=r"^constraint: 'strict' needs an objective whose error has a bound, such as top1"
+    ):
+        reported(quick(constraint="strict"), problem, 1)
+    assert reported(quick(constraint="fit"), problem, 1)

@@ -115,13 +115,33 @@ def test_npz_moves_the_channels_to_the_front_and_knows_one_channel(tmp_path: Pat
     assert load_splits("npz", SplitSizes(1, 1, 4), path=grey).test.images.shape == (4, 1, 4, 5)
 
 
+@pytest.mark.parametrize("shape", [(20,), (20, 1), (20, 4, 2)])
+@pytest.mark.parametrize(("given", "kept"), [(np.int32, np.int64), (np.float64, np.float32), (np.uint8, np.int64)])
+def test_npz_labels_may_be_boxes_or_numbers(
+    tmp_path: Path, shape: tuple[int, ...], given: type[np.generic], kept: type[np.generic]
+) -> None:
+    labels = np.arange(np.prod(shape)).reshape(shape).astype(given)
+    splits = load_splits("npz", SplitSizes(4, 9, 7), path=write_npz(tmp_path / "d.npz", others={"test_labels": labels}))
+    for split in (splits.calibration, splits.search, splits.test):
+        assert split.labels.dtype == kept
+        np.testing.assert_array_equal(split.labels, labels[split.images[:, 0, 0, 0] - 100])
+
+
+def test_the_digest_tells_labels_of_the_same_bytes_apart(tmp_path: Path) -> None:
+    flat, column = np.arange(20), np.arange(20)[:, None]
+    paths = [write_npz(tmp_path / f"{y.ndim}.npz", others={"test_labels": y}) for y in (flat, column)]
+    assert len({load_splits("npz", SplitSizes(4, 9, 7), path=path).digest for path in paths}) == 2
+
+
 @pytest.mark.parametrize(
     ("others", "message"),
     [
         ({"test_images": np.zeros((20, 3, 3))}, r"test_images: expected uint8 or float32 .* got float64 \(20, 3, 3\)"),
         ({"test_images": np.zeros((20, 9), np.uint8)}, r"got uint8 \(20, 9\)"),
-        ({"test_labels": np.arange(3)}, r"test_labels: expected integers \(20,\), got int64 \(3,\)"),
-        ({"test_labels": np.zeros(20)}, r"got float64 \(20,\)"),
+        ({"test_labels": np.arange(3)}, r"test_labels: expected integers or floats \(20, \.\.\.\), got int64 \(3,\)"),
+        ({"test_labels": np.zeros((3, 20))}, r"got float64 \(3, 20\)"),
+        ({"test_labels": np.zeros(20, bool)}, r"got bool \(20,\)"),
+        ({"test_labels": np.array(5)}, r"got int64 \(\)"),
         ({"train_images": numbered(0, 3)}, r"lacks train_labels; it has test_images, test_labels, train_images"),
         ({"test_labels": np.array([None] * 20)}, r"not an \.npz file of plain arrays .*write it with numpy\.savez"),
     ],

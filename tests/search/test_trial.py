@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ class CountingProblem(ToyProblem):
     def score(self, widths: Widths) -> Score:
         self.scored += 1
         return super().score(widths)
+
+
+class Impatient(ToyProblem):
+    """Looks at half the images of what is no better than the best so far."""
+
+    def score(self, widths: Widths) -> Score:
+        score = super().score(widths)
+        hopeless = score.error >= self.hopeless_error(widths)
+        return dataclasses.replace(score, fraction=0.5) if hopeless else score
 
 
 class Stopping(RandomSearch):
@@ -118,6 +128,19 @@ def test_resumed_trial_equals_an_undisturbed_one(tmp_path: Path, after: int) -> 
     assert problem.scored == undisturbed.distinct - after + 1  # and the winner once more, on the test split
     assert not (tmp_path / "b" / "error.txt").exists()
     assert resumed.seconds >= failed.seconds
+
+
+def test_evaluations_stopped_early_are_journaled_as_such(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain")
+    undisturbed = run(tmp_path / "a", problem=Impatient(4))
+    run(tmp_path / "b", Stopping(after=5), problem=Impatient(4))
+    resumed = run(tmp_path / "b", problem=Impatient(4))
+    assert timeless(resumed) == timeless(undisturbed)
+    stopped = [record.stopped_early for record in read_journal(tmp_path / "b" / "evaluations.jsonl")]
+    assert stopped == [point.stopped_early for point in resumed.history]
+    best = [point.best_reward for point in plain.history]
+    assert stopped == [index > 0 and best[index] == best[index - 1] for index in range(8)]
+    assert resumed.best == plain.best
 
 
 def test_seconds_accumulate_over_attempts(tmp_path: Path) -> None:
