@@ -73,8 +73,6 @@ def show(folder: Path) -> None:
     """Show how far a job is, or its results. Changes nothing."""
     with _clear_errors():
         from search.job import is_running, load_results
-        from search.tables import compare as compare_results
-        from search.tables import format_rows
 
         results = load_results(folder)
         state = "running" if is_running(folder) else results.status
@@ -86,7 +84,8 @@ def show(folder: Path) -> None:
             click.echo(f"  {trial.agent} seed {trial.seed}: {status}, {trial.evaluations} evaluations, {reward}")
             if trial.error:
                 click.echo(f"    {trial.error.strip().splitlines()[-1]}")
-        click.echo("\n" + format_rows(compare_results([results]), "table"), nl=False)
+        click.echo()
+        _echo_table(results)
 
 
 @main.command()
@@ -211,10 +210,7 @@ class _CalibrationLine:
 
 def _conclude(results: Results, folder: Path) -> None:
     """The table, the report, and the exit code that follows from the results."""
-    from search.tables import compare as compare_results
-    from search.tables import format_rows
-
-    click.echo(format_rows(compare_results([results]), "table"), nl=False)
+    _echo_table(results)
     click.echo(f"report: {folder / 'report.html'}")
     for trial in results.trials:
         if trial.error:
@@ -228,6 +224,17 @@ def _conclude(results: Results, folder: Path) -> None:
     if all(trial.best is None for trial in results.trials):
         click.echo("no agent found a policy that meets the budget", err=True)
         sys.exit(NO_FEASIBLE_POLICY)
+
+
+def _echo_table(results: Results) -> None:
+    """The comparison, and what its scores are of."""
+    from search.tables import compare as compare_results
+    from search.tables import format_rows
+    from search.verdict import score_note
+
+    click.echo(format_rows(compare_results([results]), "table"), nl=False)
+    if note := score_note(results):
+        click.echo(note)
 
 
 def _interrupted(folder: Path) -> None:

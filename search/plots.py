@@ -1,4 +1,4 @@
-"""The three plots of a report as SVG: progress of the agents, ratios per layer, accuracy against cost.
+"""The three plots of a report as SVG: progress of the agents, ratios per layer, accuracy (or error) against cost.
 
 Pure functions of `Results`. Colours come from `theme.CSS`, which the page holds once.
 """
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from search.results import DecisionRecord, PolicyRecord, Results
+from search.figures import cost_label, error_text, human, objective_label, percent
+from search.results import DecisionRecord, DenseRecord, HistoryPoint, PolicyRecord, Results
 from search.svg import (
     Frame,
     Point,
@@ -32,7 +33,7 @@ from search.svg import (
     x_axis,
     y_axis,
 )
-from search.tables import agents_of, cost_label, finished_trials, human, percent, unit_of, winner
+from search.tables import agents_of, finished_trials, objective_of, unit_of, winner
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,15 @@ def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
 
 
 def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 400) -> str:
-    """Accuracy on the search split against one cost, relative to the dense network.
+    """Accuracy on the search split (the error if the network does not classify) against one cost, relative to dense.
 
-    All evaluations within the budgets as faint points, winners as bold markers, the budget, the dense network and the
-    Pareto front. The axis goes up to the dense network's cost only if the evaluations come near it.
+    All whole evaluations within the budgets as faint points, winners as bold markers, the budget, the dense network and
+    the Pareto front. The axis goes up to the dense network's cost only if the evaluations come near it.
     """
-    dense, accuracy = results.dense.costs[cost], results.dense.search_accuracy
+    dense, level = results.dense.costs[cost], _height(results, results.dense) or 0.0
     clouds = {agent: _cloud(results, agent, cost) for agent in agents_of(results)}
     points = [point for cloud in clouds.values() for point in cloud]
-    label = f"Accuracy on the search split against {cost_label(cost)}"
+    label = f"{score_name(results)} on the search split against {cost_label(cost)}"
     if not points:
         return _empty(width, label, "no evaluation was within the budgets")
     limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
@@ -125,25 +126,29 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
     if 1.0 - high < high - low:
         high = 1.0 + 0.04 * (1.0 - low)
     x = frame.x(low, high)
-    low, high = padded([y for _, y in points] + [accuracy], share=0.08, least=0.01)
-    y = frame.y(low, min(high, 1.04))
-    parts = _percent_axes(results, cost, frame, x, y)
-    parts += _references(frame, x, y, limit, accuracy)
+    y = _height_scale(results, frame, [y for _, y in points] + [level])
+    parts = _height_axis(results, frame, y) + _cost_axis(results, cost, frame, x)
+    parts += _references(frame, x, y, limit, level, f"dense {_height_text(results, level, 1)}")
     for index, cloud in enumerate(clouds.values()):
         parts.append(dots(sorted({(x(cost), y(score)) for cost, score in cloud}), f"cloud {colour(index)}"))
-    front = [(x(cost), y(score)) for cost, score in pareto_front(points)]
+    sign = 1.0 if _classifies(results) else -1.0
+    front = [(x(cost), y(sign * score)) for cost, score in pareto_front((cost, sign * score) for cost, score in points)]
     parts.append(path([*steps(front), (frame.width - frame.right, front[-1][1])], "front"))
     for agent, policy in _winners(results).items():
         index = list(clouds).index(agent)
-        place = (x(policy.costs[cost] / dense), y(policy.search_accuracy))
-        tip = f"{agent}: {percent(policy.search_accuracy)} search, {percent(policy.test_accuracy)} test, "
+        seen = _height(results, policy)
+        if seen is None:
+            continue
+        place = (x(policy.costs[cost] / dense), y(seen))
+        test = policy.test_accuracy if _classifies(results) else policy.test_error
+        tip = f"{agent}: {_height_text(results, seen)} search, {_height_text(results, test)} test, "
         tip += f"{percent(policy.costs[cost] / dense, 1)} of the {cost_label(cost)}"
         parts.append(marker(index, *place, 7, f"winner {colour(index)}", tip))
     return drawing(width, height, label, parts)
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """The points (cost, accuracy) that no other point beats, by ascending cost. O(n log n)."""
+    """The points (cost, accuracy or negative error) that no other point beats, by ascending cost. O(n log n)."""
     front: list[Point] = []
     for cost, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if not front or accuracy > front[-1][1]:
@@ -158,13 +163,50 @@ def _winners(results: Results) -> dict[str, PolicyRecord]:
 
 def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
     dense = results.dense.costs[cost]
-    return [
-        (point.costs[cost] / dense, point.accuracy)
+    heights = [
+        (point.costs[cost] / dense, _height(results, point))
         for trial in results.trials
         if trial.agent == agent
         for point in trial.history
-        if point.accuracy is not None
+        if not point.stopped_early
     ]
+    return [(x, y) for x, y in heights if y is not None]
+
+
+def score_name(results: Results) -> str:
+    """What the y axis of a cost plot shows: accuracy where the network classifies, else the objective's error."""
+    return "Accuracy" if _classifies(results) else objective_label(objective_of(results))
+
+
+def _classifies(results: Results) -> bool:
+    return results.dense.search_accuracy is not None
+
+
+def _height(results: Results, scored: HistoryPoint | PolicyRecord | DenseRecord) -> float | None:
+    if isinstance(scored, HistoryPoint):
+        return scored.accuracy if _classifies(results) else scored.error
+    return scored.search_accuracy if _classifies(results) else scored.search_error
+
+
+def _height_text(results: Results, height: float | None, digits: int = 2) -> str:
+    return percent(height, digits) if _classifies(results) else error_text(objective_of(results), height)
+
+
+def _height_scale(results: Results, frame: Frame, heights: Sequence[float]) -> Scale:
+    if not _classifies(results):
+        return frame.y(*padded(heights, share=0.08))
+    low, high = padded(heights, share=0.08, least=0.01)
+    return frame.y(low, min(high, 1.04))
+
+
+def _height_axis(results: Results, frame: Frame, y: Scale) -> list[str]:
+    percents = _classifies(results)
+    factor, count = 100 if percents else 1, int(frame.height // 45)
+    values, step = ticks(factor * y.low, factor * y.high, count), tick_step(factor * y.low, factor * y.high, count)
+    values = [value for value in values if not percents or value <= 100]
+    labels = [number(value, step) + (" %" if percents else "") for value in values]
+    name = "accuracy" if percents else score_name(results)
+    return y_axis(frame, y, [value / factor for value in values], labels, f"{name}, search split")
 
 
 def _middles(column: Sequence[float]) -> tuple[float, float]:
@@ -212,25 +254,21 @@ def _panel(frame: Frame, decisions: Sequence[DecisionRecord], policy: PolicyReco
     return [*parts, line(frame.left, y(0), frame.width - frame.right, y(0), "base")]
 
 
-def _percent_axes(results: Results, cost: str, frame: Frame, x: Scale, y: Scale) -> list[str]:
-    x_count, y_count = int(frame.width // 85), int(frame.height // 45)
-    x_values, x_step = ticks(100 * x.low, 100 * x.high, x_count), tick_step(100 * x.low, 100 * x.high, x_count)
-    y_values, y_step = ticks(100 * y.low, 100 * y.high, y_count), tick_step(100 * y.low, 100 * y.high, y_count)
+def _cost_axis(results: Results, cost: str, frame: Frame, x: Scale) -> list[str]:
+    count = int(frame.width // 85)
+    values, step = ticks(100 * x.low, 100 * x.high, count), tick_step(100 * x.low, 100 * x.high, count)
     dense, unit = results.dense.costs[cost], unit_of(results, cost)
-    absolute = [human(value / 100 * dense, unit if unit == "bytes" else "") for value in x_values]
-    x_labels = [f"{number(value, x_step)} %\n{amount}" for value, amount in zip(x_values, absolute, strict=True)]
-    y_values = [value for value in y_values if value <= 100]
-    y_labels = [f"{number(value, y_step)} %" for value in y_values]
-    parts = y_axis(frame, y, [value / 100 for value in y_values], y_labels, "accuracy, search split")
+    absolute = [human(value / 100 * dense, unit if unit == "bytes" else "") for value in values]
+    labels = [f"{number(value, step)} %\n{amount}" for value, amount in zip(values, absolute, strict=True)]
     name = f"{cost_label(cost)} of dense" if unit in ("MACs", "bytes", "") else f"{cost_label(cost)} ({unit}), of dense"
-    return parts + x_axis(frame, x, [value / 100 for value in x_values], x_labels, name)
+    return x_axis(frame, x, [value / 100 for value in values], labels, name)
 
 
-def _references(frame: Frame, x: Scale, y: Scale, limit: float | None, accuracy: float) -> list[str]:
-    level = y(accuracy)
+def _references(frame: Frame, x: Scale, y: Scale, limit: float | None, height: float, said: str) -> list[str]:
+    level = y(height)
     parts = [
         line(frame.left, level, frame.width - frame.right, level, "dense"),
-        text(frame.left + 6, level - 6, f"dense {percent(accuracy, 1)}", "note"),
+        text(frame.left + 6, level - 6, said, "note"),
     ]
     if x.high >= 1.0:
         parts.append(f'<circle class="dense" cx="{x(1.0):g}" cy="{level:g}" r="5"/>')

@@ -10,22 +10,13 @@ from pathlib import Path
 import yaml
 
 from amc_env.policy import write_atomically
-from search.plots import cost_plot, progress_plot, ratios_plot
+from search.figures import cost_label, duration, human, percent
+from search.plots import cost_plot, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, Results, TrialRecord
 from search.svg import colour, marker
-from search.tables import (
-    agents_of,
-    budgeted_costs,
-    compare,
-    cost_label,
-    display_table,
-    duration,
-    human,
-    percent,
-    winner,
-)
+from search.tables import agents_of, budgeted_costs, compare, display_table, winner
 from search.theme import CSS
-from search.verdict import caveats, verdict
+from search.verdict import caveats, score_note, verdict
 
 _TEXT_COLUMNS = {"agent", "trials", "layer"}
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -82,11 +73,13 @@ def _comparison(results: Results) -> str:
         swatch = "" if row.kind == "dense" else _swatch(agents_of(results).index(row.agent))
         escaped = [swatch + _escape(line[0]), *(_stacked(cell) for cell in line[1:])]
         body.append(_row(headings, escaped, css))
+    scores = "errors" if results.dense.search_accuracy is None else "top-1 accuracies"
+    note = score_note(results)
     return _section(
         "Comparison",
-        "Each agent's policy of the highest reward on the search split; search and test are its accuracies. The mean "
+        f"Each agent's policy of the highest reward on the search split; search and test are its {scores}. The mean "
         "is over the best policies of the seeds on the test split, which no agent sees.",
-        _table(headings, body),
+        _table(headings, body) + (f'<p class="caption">{_prose(note)}</p>' if note else ""),
     )
 
 
@@ -114,9 +107,9 @@ def _ratios(results: Results) -> str:
 
 def _cost(results: Results, cost: str) -> str:
     return _section(
-        f"Accuracy against {cost_label(cost)}",
-        "Every evaluation within the budgets, scored on the search split; the large markers are the best policies, the "
-        "thin line is the Pareto front, dotted the budget.",
+        f"{score_name(results)} against {cost_label(cost)}",
+        "Every whole evaluation within the budgets, scored on the search split; the large markers are the best "
+        "policies, the thin line is the Pareto front, dotted the budget.",
         _legend(results)
         + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
     )

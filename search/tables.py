@@ -13,12 +13,10 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from hw.cost import COST_MODELS
+from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
 from search.results import PolicyRecord, Results, TrialRecord
 
 TableFormat = Literal["table", "csv", "json", "md"]
-
-_NONE = "-"
-_COST_NAMES = {"macs": "MACs"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,12 @@ class Row:
         seeds: trials the job asked for.
         finished, failed, interrupted: how they ended.
         feasible: finished trials that found a policy within all budgets.
-        evaluations, distinct: sums over the finished trials.
+        evaluations, distinct, stopped: sums over the finished trials; those stopped early are among the evaluations.
         best_reward, best_seed: of the winner.
-        search_accuracy, test_accuracy: of the winner, fractions.
+        search_accuracy, test_accuracy: top-1 of the winner, fractions; None if the network does not classify.
         test_mean, test_std: over the best policies of the feasible trials; the sample deviation, if two or more.
+        objective: what the errors are, as in the spec.
+        search_error, test_error, test_error_mean, test_error_std: the same of the objective's error.
         costs: of the winner, in the unit of each cost.
         relative_costs: the same as fractions of the dense network's.
         seconds: sum over the finished trials.
@@ -54,12 +54,18 @@ class Row:
     feasible: int
     evaluations: int
     distinct: int
+    stopped: int
     best_reward: float | None
     best_seed: int | None
     search_accuracy: float | None
     test_accuracy: float | None
     test_mean: float | None
     test_std: float | None
+    objective: str
+    search_error: float | None
+    test_error: float | None
+    test_error_mean: float | None
+    test_error_std: float | None
     costs: Mapping[str, float]
     relative_costs: Mapping[str, float]
     seconds: float
@@ -68,7 +74,7 @@ class Row:
     def state(self) -> str:
         """How the trials ended, for people: "3 finished", "1 of 3 finished, 2 failed"."""
         if self.kind == "dense":
-            return _NONE
+            return NONE
         parts = [str(self.finished) if self.finished == self.seeds else f"{self.finished} of {self.seeds}"]
         parts[0] += " finished"
         parts += [f"{self.failed} failed"] if self.failed else []
@@ -102,6 +108,11 @@ def unit_of(results: Results, cost: str) -> str:
     return COST_MODELS[cost]().unit if cost in COST_MODELS else ""
 
 
+def objective_of(results: Results) -> str:
+    """The job's objective as its spec names it."""
+    return str(results.spec.get("evaluation", {}).get("objective", "top1"))
+
+
 def budgeted_costs(results: Results) -> tuple[str, ...]:
     """The costs that have a budget; without any, the first that is counted."""
     return tuple(dict.fromkeys(budget.cost for budget in results.budgets)) or tuple(results.dense.costs)[:1]
@@ -127,17 +138,17 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for people. The job is named if there are several, the states if a trial is missing."""
     columns: dict[str, Callable[[Row], str]] = {
         "agent": lambda row: _line(row.agent),
-        "seeds": lambda row: _NONE if row.kind == "dense" else str(row.finished),
-        "evaluations": lambda row: _NONE if row.kind == "dense" else f"{row.evaluations:,}",
-        "distinct": lambda row: _NONE if row.kind == "dense" else f"{row.distinct:,}",
-        "best reward": lambda row: _NONE if row.best_reward is None else f"{row.best_reward:.4f}",
-        "search": lambda row: percent(row.search_accuracy),
-        "test": lambda row: percent(row.test_accuracy),
-        "test mean ± std": _mean_and_std,
+        "seeds": lambda row: NONE if row.kind == "dense" else str(row.finished),
+        "evaluations": lambda row: NONE if row.kind == "dense" else f"{row.evaluations:,}",
+        "distinct": lambda row: NONE if row.kind == "dense" else f"{row.distinct:,}",
     }
+    if any(row.stopped for row in rows):
+        columns["stopped"] = lambda row: NONE if row.kind == "dense" else f"{row.stopped:,}"
+    columns["best reward"] = lambda row: NONE if row.best_reward is None else f"{row.best_reward:.4f}"
+    columns |= _score_columns(rows)
     for cost in _cost_names(rows):
         columns[cost_label(cost)] = partial(_cost_of, cost)
-    columns["time"] = lambda row: _NONE if row.kind == "dense" else duration(row.seconds)
+    columns["time"] = lambda row: NONE if row.kind == "dense" else duration(row.seconds)
     if len({(row.job, row.spec_id) for row in rows}) > 1:
         columns = {"job": lambda row: _line(row.job), **columns}
     if any(row.feasible < row.seeds for row in rows):
@@ -145,48 +156,15 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
 
 
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """As "84.12 %", or a dash for None."""
-    return _NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
-
-
-def human(value: float | None, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: "62.9 M", "1.70 MB" (unit "bytes"), "312 MACs"."""
-    if value is None:
-        return _NONE
-    steps = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-    factor, prefix = next((step for step in steps if abs(value) >= 0.9995 * step[0]), (1.0, ""))
-    scaled = value / factor
-    digits = 0 if abs(scaled) >= 99.95 or (not prefix and scaled == round(scaled)) else 1 if abs(scaled) >= 9.995 else 2
-    unit = "B" if unit == "bytes" and prefix else unit
-    separator = "" if unit == "B" else " "
-    return f"{scaled:.{digits}f} {prefix}{separator if prefix else ''}{unit}".strip()
-
-
-def duration(seconds: float) -> str:
-    """As "41 s", "12 min 5 s" or "3 h 20 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def cost_label(cost: str) -> str:
-    """How tables name a cost."""
-    return _COST_NAMES.get(cost, cost)
-
-
 def _dense_row(results: Results) -> Row:
     dense = results.dense
     return Row(
         job=results.name, spec_id=results.spec_id, agent="dense", kind="dense",
-        seeds=0, finished=0, failed=0, interrupted=0, feasible=0, evaluations=0, distinct=0,
+        seeds=0, finished=0, failed=0, interrupted=0, feasible=0, evaluations=0, distinct=0, stopped=0,
         best_reward=None, best_seed=None,
         search_accuracy=dense.search_accuracy, test_accuracy=dense.test_accuracy, test_mean=None, test_std=None,
+        objective=objective_of(results), search_error=dense.search_error, test_error=dense.test_error,
+        test_error_mean=None, test_error_std=None,
         costs=dict(dense.costs), relative_costs=dict.fromkeys(dense.costs, 1.0), seconds=0.0,
     )  # fmt: skip
 
@@ -194,7 +172,9 @@ def _dense_row(results: Results) -> Row:
 def _agent_row(results: Results, agent: str) -> Row:
     trials = [trial for trial in results.trials if trial.agent == agent]
     finished = finished_trials(results, agent)
-    tests = [trial.best.test_accuracy for trial in finished if trial.best is not None]
+    policies = [trial.best for trial in finished if trial.best is not None]
+    test_mean, test_std = _spread([policy.test_accuracy for policy in policies])
+    error_mean, error_std = _spread([policy.test_error for policy in policies])
     found = winner(finished)
     best = found[1] if found else None
     costs = dict(best.costs) if best else {}
@@ -207,19 +187,64 @@ def _agent_row(results: Results, agent: str) -> Row:
         finished=len(finished),
         failed=sum(trial.status == "failed" for trial in trials),
         interrupted=sum(trial.status == "interrupted" for trial in trials),
-        feasible=len(tests),
+        feasible=len(policies),
         evaluations=sum(trial.evaluations for trial in finished),
         distinct=sum(trial.distinct for trial in finished),
+        stopped=sum(point.stopped_early for trial in finished for point in trial.history),
         best_reward=best.reward if best else None,
         best_seed=found[0].seed if found else None,
         search_accuracy=best.search_accuracy if best else None,
         test_accuracy=best.test_accuracy if best else None,
-        test_mean=statistics.fmean(tests) if tests else None,
-        test_std=statistics.stdev(tests) if len(tests) > 1 else None,
+        test_mean=test_mean,
+        test_std=test_std,
+        objective=objective_of(results),
+        search_error=best.search_error if best else None,
+        test_error=best.test_error if best else None,
+        test_error_mean=error_mean,
+        test_error_std=error_std,
         costs=costs,
         relative_costs={name: cost / results.dense.costs[name] for name, cost in costs.items()},
         seconds=sum(trial.seconds for trial in finished),
     )
+
+
+def _spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample deviation of what is known."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
+
+
+def _score_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """The search error of each objective but top-1, and top-1 accuracies; without these, the errors of both splits."""
+    columns: dict[str, Callable[[Row], str]] = {}
+    for objective in dict.fromkeys(row.objective for row in rows if row.objective != "top1"):
+        label = objective_label(objective)
+        if all(row.search_accuracy is not None for row in rows if row.kind == "dense" and row.objective == objective):
+            columns[label] = partial(_search_error, objective)
+        else:
+            columns[f"search {label}"] = partial(_search_error, objective)
+            columns[f"test {label}"] = partial(_test_error, objective)
+            columns[f"test {label} mean ± std"] = partial(_error_mean_and_std, objective)
+    if any(row.search_accuracy is not None for row in rows):
+        columns["search"] = lambda row: percent(row.search_accuracy)
+        columns["test"] = lambda row: percent(row.test_accuracy)
+        columns["test mean ± std"] = _mean_and_std
+    return columns
+
+
+def _search_error(objective: str, row: Row) -> str:
+    return error_text(objective, row.search_error if row.objective == objective else None)
+
+
+def _test_error(objective: str, row: Row) -> str:
+    return error_text(objective, row.test_error if row.objective == objective else None)
+
+
+def _error_mean_and_std(objective: str, row: Row) -> str:
+    if row.objective != objective or row.test_error_mean is None:
+        return NONE
+    spread = "" if row.test_error_std is None else f" ± {error_text(objective, row.test_error_std)}"
+    return error_text(objective, row.test_error_mean) + spread
 
 
 def _cost_names(rows: Sequence[Row]) -> list[str]:
@@ -228,14 +253,14 @@ def _cost_names(rows: Sequence[Row]) -> list[str]:
 
 def _mean_and_std(row: Row) -> str:
     if row.test_mean is None:
-        return _NONE
+        return NONE
     spread = "" if row.test_std is None else f" ± {100 * row.test_std:.2f}"
     return f"{100 * row.test_mean:.2f}{spread} %"
 
 
 def _cost_of(cost: str, row: Row) -> str:
     if cost not in row.costs:
-        return _NONE
+        return NONE
     unit = "bytes" if cost == "size" else ""
     return f"{human(row.costs[cost], unit)} ({percent(row.relative_costs[cost], 1)})"
 

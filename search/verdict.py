@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from search.results import PolicyRecord, Results, TrialRecord
-from search.tables import agents_of, budgeted_costs, cost_label, finished_trials, human, percent, winner
+from search.figures import cost_label, error_text, human, objective_label, percent
+from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
+from search.tables import agents_of, budgeted_costs, finished_trials, objective_of, winner
 
 _SCOPE = "All figures are of finished trials; only the plots of accuracy against cost also show the others."
 
@@ -20,17 +21,16 @@ def verdict(results: Results) -> str:
         f"{percent(policy.costs[cost] / results.dense.costs[cost], 1)} of the {cost_label(cost)}"
         for cost in budgeted_costs(results)
     )
-    figures = f"{percent(policy.test_accuracy, 1)} on the test split at {costs}"
-    dense = f"the dense network has {percent(results.dense.test_accuracy, 1)}"
+    figures = f"{_test_figure(results, policy)} on the test split at {costs}"
+    dense = f"the dense network has {_test_figure(results, results.dense)}"
     if trial.kind == "uniform":
         return f"{_uniform_won(results, trial)}: {figures}; {dense}."
     uniform = _best_uniform(results)
     if uniform is None:
         return f"{trial.agent} found the best policy: {figures}; {dense}."
-    points = _points(policy, uniform)
-    if points > 0:
-        return f"{trial.agent} found the best policy: {figures}, {points:.1f} points above uniform; {dense}."
-    gap = "level with uniform" if points == 0 else f"{-points:.1f} points below uniform"
+    lead, gap = _lead(policy, uniform)
+    if lead > 0:
+        return f"{trial.agent} found the best policy: {figures}, {gap}; {dense}."
     return (
         f"The search did not beat uniform on the test split: {trial.agent}, the best on the search split, has "
         f"{figures}, {gap}; {dense}."
@@ -41,6 +41,23 @@ def caveats(results: Results) -> list[str]:
     """What the figures leave out or do not prove: trials that did not finish, infeasible ones, sampling error."""
     lines = [_unfinished(results), *(_infeasible(results, agent) for agent in agents_of(results)), _sampling(results)]
     return [line for line in lines if line]
+
+
+def score_note(results: Results) -> str:
+    """What the scores of the two splits are of; "" for the toy problem, which has one score only."""
+    evaluation, calibration = results.spec.get("evaluation"), results.splits.get("calibration")
+    if evaluation is None or calibration is None:
+        return ""
+    images, total = min(evaluation["images"], calibration.images), f"{calibration.images:,}"
+    said = f"Fidelity {evaluation['fidelity']}, objective {evaluation['objective']}. "
+    if evaluation["fidelity"] == "magnitude":
+        return f"{said}No weights are fitted; search and test score the same network."
+    if evaluation["fidelity"] == "prefix" or images == calibration.images:
+        return f"{said}Search and test score the same network, fitted on all {total} calibration images."
+    return (
+        f"{said}The search figures are what the agents saw, networks fitted on {images:,} of the {total} calibration "
+        f"images; the test figures are of the final network, fitted on all of them."
+    )
 
 
 def _nothing_found(results: Results) -> str:
@@ -75,9 +92,22 @@ def _best_uniform(results: Results) -> PolicyRecord | None:
     return best[1] if best else None
 
 
-def _points(policy: PolicyRecord, other: PolicyRecord) -> float:
-    """Difference of the test accuracies in points, as printed (one decimal)."""
-    return round(100 * (policy.test_accuracy - other.test_accuracy), 1)
+def _test_figure(results: Results, scored: PolicyRecord | DenseRecord) -> str:
+    if scored.test_accuracy is not None:
+        return percent(scored.test_accuracy, 1)
+    objective = objective_of(results)
+    return f"{objective_label(objective)} {error_text(objective, scored.test_error)}"
+
+
+def _lead(policy: PolicyRecord, uniform: PolicyRecord) -> tuple[float, str]:
+    """How much better than uniform on the test split (negative: worse), as printed, and in words."""
+    if policy.test_accuracy is None or uniform.test_accuracy is None:
+        lead = float(f"{uniform.test_error - policy.test_error:.3g}")
+        amount, side = f"{abs(lead):g}", "below" if lead > 0 else "above"
+    else:
+        lead = round(100 * (policy.test_accuracy - uniform.test_accuracy), 1)
+        amount, side = f"{abs(lead):.1f} points", "above" if lead > 0 else "below"
+    return lead, "level with uniform" if lead == 0 else f"{amount} {side} uniform"
 
 
 def _counts(results: Results) -> str:
@@ -113,7 +143,9 @@ def _sampling(results: Results) -> str:
     if best is None or uniform is None or best[0].kind == "uniform" or "test" not in results.splits:
         return ""
     images = results.splits["test"].images
-    accuracies = (best[1].test_accuracy, uniform.test_accuracy)
+    accuracies = [policy.test_accuracy for policy in (best[1], uniform) if policy.test_accuracy is not None]
+    if len(accuracies) < 2:
+        return ""
     error = 2 * math.sqrt(sum(accuracy * (1 - accuracy) for accuracy in accuracies) / images)
     if abs(accuracies[0] - accuracies[1]) >= error:
         return ""

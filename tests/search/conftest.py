@@ -10,7 +10,7 @@ import pytest
 from agents.base import Agent
 from agents.random_search import RandomSearch
 from agents.uniform import Uniform
-from amc_env.problem import Evaluation, PruningProblem, Score
+from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 from hw.cost import COST_MODELS
 from search.results import (
@@ -25,11 +25,22 @@ from search.results import (
 )
 
 ToyResults = Callable[..., Results]
+Changed = Callable[..., Results]
 
 
 @pytest.fixture
 def toy_results() -> ToyResults:
     return make_results
+
+
+@pytest.fixture
+def not_classifying() -> Changed:
+    return without_accuracies
+
+
+@pytest.fixture
+def evaluated() -> Changed:
+    return with_evaluation
 
 
 def make_results(
@@ -52,10 +63,7 @@ def make_results(
         spec_id="5f0c2a9b71d34e68",
         created="2025-01-31T12:00:00+00:00",
         seconds=sum(trial.seconds for trial in trials),
-        dense=DenseRecord(
-            costs=problem.dense_costs,
-            **on_both_splits(problem.score(problem.dense_widths)),
-        ),
+        dense=dense_record(problem),
         budgets=tuple(
             BudgetRecord(
                 cost=budget.cost,
@@ -126,15 +134,49 @@ def as_policy(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
         widths=best.widths,
         costs=dict(best.costs),
         reward=best.reward,
-        **on_both_splits(Score(best.error, best.accuracy)),
+        search_error=best.error,
+        test_error=1 - harder(best.accuracy),
+        search_accuracy=best.accuracy,
+        test_accuracy=harder(best.accuracy),
     )
 
 
-def on_both_splits(search: Score) -> dict[str, float | None]:
+def dense_record(problem: PruningProblem) -> DenseRecord:
+    score = problem.score(problem.dense_widths)
+    test = harder(score.accuracy)
+    return DenseRecord(
+        costs=problem.dense_costs,
+        search_error=score.error,
+        test_error=1 - test,
+        search_accuracy=score.accuracy,
+        test_accuracy=test,
+    )
+
+
+def harder(search: float | None) -> float:
     """The toy problem has one closed form: its test split is a little harder by definition."""
-    if search.accuracy is None:
+    if search is None:
         raise ValueError("expected the score of a toy problem, which has an accuracy")
-    test = search.accuracy * 0.97
-    return {
-        "search_error": search.error, "test_error": 1 - test, "search_accuracy": search.accuracy, "test_accuracy": test
-    }  # fmt: skip
+    return search * 0.97
+
+
+def without_accuracies(results: Results) -> Results:
+    """The same of a network that does not classify, with an objective of the user's own."""
+    none = {"search_accuracy": None, "test_accuracy": None}
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "best": trial.best and trial.best.model_copy(update=none),
+                "history": tuple(point.model_copy(update={"accuracy": None}) for point in trial.history),
+            }
+        )
+        for trial in results.trials
+    )
+    dense = results.dense.model_copy(update=none)
+    return with_evaluation(results.model_copy(update={"trials": trials, "dense": dense}), objective="metrics:boxes")
+
+
+def with_evaluation(results: Results, **evaluation: object) -> Results:
+    """The same under another evaluation section."""
+    section = {"fidelity": "sequential", "images": 250, "objective": "top1", **evaluation}
+    return results.model_copy(update={"spec": {**results.spec, "evaluation": section}})

@@ -120,6 +120,10 @@ def test_the_calibration_is_told_once_and_not_again_when_it_is_cached(digits: Pa
     first = amc("run", digits, "--out", tmp_path / "a", "--set", "data.seed=1")
     assert first.exit_code == 0
     assert first.stderr.count("calibrating: 0/") == 1
+    assert "agreement (nats)" in first.stdout
+    note = "networks fitted on 40 of the 60 calibration images"
+    assert note in first.stdout
+    assert note in amc("show", tmp_path / "a").stdout
     again = amc("run", digits, "--out", tmp_path / "b", "--set", "data.seed=1")
     assert again.exit_code == 0
     assert "calibrating" not in again.stderr

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from agents.base import Agent, OnEvaluation
 from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
-from search.plots import cost_plot, pareto_front, progress_of, progress_plot, ratios_plot
+from search.figures import percent
+from search.plots import cost_plot, pareto_front, progress_of, progress_plot, ratios_plot, score_name
 from search.report import render_report, write_report
 from search.results import HistoryPoint, Results
 from search.svg import padded, tick_step, ticks
-from search.tables import compare, display_table, percent
-from search.verdict import caveats, verdict
+from search.tables import compare, display_table
+from search.verdict import caveats, score_note, verdict
 
 ToyResults = Callable[..., Results]
+Changed = Callable[..., Results]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -224,6 +226,83 @@ def test_every_number_of_the_tables_equals_its_source(toy_results: ToyResults) -
         for decision, kept in zip(results.decisions, best.widths, strict=True)
     ]
     assert page.cells[len(expected) :] == [cell for row in layers for cell in row]
+
+
+def with_test_error(results: Results, agent: str, error: float) -> Results:
+    trials = [
+        trial.model_copy(update={"best": trial.best.model_copy(update={"test_error": error})})
+        if trial.agent == agent and trial.best
+        else trial
+        for trial in results.trials
+    ]
+    return results.model_copy(update={"trials": tuple(trials)})
+
+
+def test_a_network_that_does_not_classify_is_reported_by_its_errors(
+    toy_results: ToyResults, not_classifying: Changed
+) -> None:
+    results = not_classifying(toy_results())
+    results = with_test_error(with_test_error(results, "random", 0.125), "uniform", 0.5)
+    cost = percent(compare([results])[1].relative_costs["macs"], 1)
+    assert verdict(results) == (
+        f"random found the best policy: metrics:boxes 0.125 on the test split at {cost} of the MACs, 0.375 below "
+        "uniform; the dense network has metrics:boxes 0.03."
+    )
+    worse = with_test_error(results, "random", 0.75)
+    assert "metrics:boxes 0.75 on the test split" in verdict(worse)
+    assert "0.25 above uniform; the dense" in verdict(worse)
+    assert "level with uniform" in verdict(with_test_error(results, "random", 0.5))
+    assert caveats(results) == []
+    page = Page(render_report(results))
+    assert page.open == []
+    assert "metrics:boxes against MACs" in page.text
+    assert "search and test are its errors" in page.text
+    assert "ccurac" not in page.text
+
+
+def test_a_cost_plot_of_errors_has_the_least_error_on_the_front(
+    toy_results: ToyResults, not_classifying: Changed
+) -> None:
+    results = not_classifying(toy_results())
+    assert (score_name(toy_results()), score_name(results)) == ("Accuracy", "metrics:boxes")
+    root = ElementTree.fromstring(cost_plot(results, "macs"))
+    best = max((trial.best for trial in results.trials if trial.best), key=lambda policy: policy.reward)
+    titles = [title.text or "" for title in root.iter("title")]
+    assert any(
+        title.startswith(f"random: {best.search_error:.4g} search, {best.test_error:.4g} test") for title in titles
+    )
+    front = next(element for element in root.iter("path") if element.get("class") == "front")
+    heights = [float(corner.split()[1]) for corner in front.attrib["d"].strip("M").split("L")]
+    assert heights == sorted(heights)  # downwards in a drawing, to smaller errors
+    assert "metrics:boxes, search split" in [element.text for element in root.iter("text")]
+
+
+def test_evaluations_stopped_early_are_not_in_the_cost_plot(toy_results: ToyResults) -> None:
+    results = toy_results()
+    trials = tuple(
+        trial.model_copy(
+            update={"history": tuple(point.model_copy(update={"stopped_early": True}) for point in trial.history)}
+        )
+        for trial in results.trials
+    )
+    assert "no evaluation was within the budgets" in cost_plot(results.model_copy(update={"trials": trials}), "macs")
+
+
+def test_the_note_says_what_the_scores_of_the_splits_are_of(toy_results: ToyResults, evaluated: Changed) -> None:
+    results = toy_results()
+    assert score_note(results) == ""
+    sequential = evaluated(results, objective="agreement")
+    assert score_note(sequential) == (
+        "Fidelity sequential, objective agreement. The search figures are what the agents saw, networks fitted on 250 "
+        "of the 500 calibration images; the test figures are of the final network, fitted on all of them."
+    )
+    same = "Search and test score the same network, fitted on all 500 calibration images."
+    assert score_note(evaluated(results, images=600)) == f"Fidelity sequential, objective top1. {same}"
+    assert score_note(evaluated(results, fidelity="prefix")) == f"Fidelity prefix, objective top1. {same}"
+    assert score_note(evaluated(results, fidelity="magnitude")) == (
+        "Fidelity magnitude, objective top1. No weights are fitted; search and test score the same network."
+    )
+    assert score_note(sequential) in Page(render_report(sequential)).text.replace("\xa0", " ")
 
 
 def test_write_report(toy_results: ToyResults, tmp_path: Path) -> None:

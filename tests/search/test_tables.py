@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
-from search.tables import compare, duration, format_rows, human, percent, winner
+from search.figures import duration, human, percent
+from search.results import DenseRecord, HistoryPoint, PolicyRecord, Results, TrialRecord
+from search.tables import compare, display_table, format_rows, winner
 
 ToyResults = Callable[..., Results]
+Changed = Callable[..., Results]
 
 
 def policy(reward: float, test: float) -> PolicyRecord:
@@ -56,7 +58,7 @@ def tiny(toy_results: ToyResults) -> Results:
         trial("uniform", 0, policy(-0.25, 0.75), evaluations=1, distinct=1, seconds=1.5),
         trial("random", 0, None, status="failed", error="ValueError: no"),
     )
-    costs = {"macs": 62_800_000, "size": 1_700_000}
+    costs = {"macs": 62.8e6, "size": 1.7e6}
     dense = DenseRecord(costs=costs, search_error=0.07, test_error=0.072, search_accuracy=0.93, test_accuracy=0.928)
     return toy_results(evaluations=1).model_copy(update={"name": "tiny", "dense": dense, "trials": trials})
 
@@ -67,7 +69,7 @@ def test_every_figure_equals_its_source(toy_results: ToyResults) -> None:
     assert (dense.kind, dense.test_accuracy, dense.costs) == ("dense", results.dense.test_accuracy, results.dense.costs)
     trials = [record for record in results.trials if record.agent == "random"]
     best = max((record.best for record in trials if record.best), key=lambda record: record.reward)
-    tests = [record.best.test_accuracy for record in trials if record.best]
+    tests = [record.best.test_accuracy for record in trials if record.best and record.best.test_accuracy is not None]
     assert (random.agent, random.seeds, random.finished, random.feasible) == ("random", 3, 3, 3)
     assert random.evaluations == sum(record.evaluations for record in trials) == 60
     assert random.distinct == sum(record.distinct for record in trials)
@@ -79,6 +81,9 @@ def test_every_figure_equals_its_source(toy_results: ToyResults) -> None:
     )
     assert random.test_mean == statistics.fmean(tests)
     assert random.test_std == statistics.stdev(tests)
+    errors = [record.best.test_error for record in trials if record.best]
+    assert (random.search_error, random.test_error) == (best.search_error, best.test_error)
+    assert (random.test_error_mean, random.test_error_std) == (statistics.fmean(errors), statistics.stdev(errors))
     assert random.costs == best.costs
     assert random.relative_costs == {name: cost / results.dense.costs[name] for name, cost in best.costs.items()}
     assert (uniform.seeds, uniform.evaluations, uniform.test_std) == (1, 1, None)
@@ -133,11 +138,52 @@ def test_markdown_exactly(tiny: Results) -> None:
 def test_csv_exactly(tiny: Results) -> None:
     complete = tiny.model_copy(update={"trials": tiny.trials[3:4]})
     assert format_rows(compare([complete]), "csv") == (
-        "job,spec_id,agent,kind,seeds,finished,failed,interrupted,feasible,evaluations,distinct,best_reward,best_seed,"
-        "search_accuracy,test_accuracy,test_mean,test_std,seconds,macs,macs_of_dense,size,size_of_dense\n"
-        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,,,0.93,0.928,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
-        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,-0.25,0,0.75,0.75,0.75,,1.5,31400000.0,0.5,850000.0,0.5\n"
+        "job,spec_id,agent,kind,seeds,finished,failed,interrupted,feasible,evaluations,distinct,stopped,best_reward,"
+        "best_seed,search_accuracy,test_accuracy,test_mean,test_std,objective,search_error,test_error,test_error_mean,"
+        "test_error_std,seconds,macs,macs_of_dense,size,size_of_dense\n"
+        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,0,,,0.93,0.928,,,top1,0.07,0.072,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
+        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,0,-0.25,0,0.75,0.75,0.75,,top1,0.25,0.25,0.25,,1.5,"
+        "31400000.0,0.5,850000.0,0.5\n"
     )
+
+
+def headings_and_rows(results: Results) -> list[dict[str, str]]:
+    headings, rows = display_table(compare([results]))
+    return [dict(zip(headings, row, strict=True)) for row in rows]
+
+
+def test_another_objective_has_a_column_beside_top_1(tiny: Results, evaluated: Changed) -> None:
+    dense, ddpg, *_, random = headings_and_rows(evaluated(tiny, objective="agreement"))
+    assert list(dense)[4:9] == ["best reward", "agreement (nats)", "search", "test", "test mean ± std"]
+    assert (dense["agreement (nats)"], ddpg["agreement (nats)"], random["agreement (nats)"]) == ("0.07", "0.16", "-")
+    assert (ddpg["search"], ddpg["test"]) == ("84.00 %", "83.00 %")
+    assert headings_and_rows(evaluated(tiny, objective="top5"))[1]["top5 error"] == "16.00 %"
+
+
+def test_without_classes_the_errors_of_both_splits_are_shown(tiny: Results, not_classifying: Changed) -> None:
+    dense, ddpg, *_, random = headings_and_rows(not_classifying(tiny))
+    assert list(dense)[5:8] == ["search metrics:boxes", "test metrics:boxes", "test metrics:boxes mean ± std"]
+    assert list(dense.values())[5:8] == ["0.07", "0.072", "-"]
+    assert list(ddpg.values())[5:8] == ["0.16", "0.17", "0.19 ± 0.02828"]
+    assert list(random.values())[5:8] == ["-", "-", "-"]
+    assert not {"search", "test"} & set(dense)
+
+
+def test_jobs_of_different_objectives_have_a_column_each(tiny: Results, evaluated: Changed) -> None:
+    headings, rows = display_table(compare([tiny, evaluated(tiny, objective="cross_entropy")]))
+    column = headings.index("cross_entropy (nats)")
+    assert [row[column] for row in rows] == ["-"] * 4 + ["0.07", "0.16", "0.25", "-"]
+
+
+def test_evaluations_stopped_early_are_counted_if_there_are_any(tiny: Results) -> None:
+    assert "stopped" not in headings_and_rows(tiny)[0]
+    points = tuple(
+        HistoryPoint(reward=-0.2, error=0.2, accuracy=0.8, costs={}, best_reward=-0.2, stopped_early=early)
+        for early in (True, False, True)
+    )
+    trials = tuple(record.model_copy(update={"history": points}) for record in tiny.trials)
+    rows = headings_and_rows(tiny.model_copy(update={"trials": trials}))
+    assert [row["stopped"] for row in rows] == ["-", "4", "2", "0"]
 
 
 def test_csv_and_json_say_the_same_with_full_precision(toy_results: ToyResults) -> None:
