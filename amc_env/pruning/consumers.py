@@ -94,4 +94,5 @@ def write_layer(network: nn.Module, layer: Layer, weight: torch.Tensor, bias: to
         if isinstance(module.bias, torch.Tensor):
             module.bias.copy_(bias)
         elif layer.norm is not None:
-            network.get_buffer(f"{layer.norm}.running_mean").sub_(bias)
+            mean = network.get_buffer(f"{layer.norm}.running_mean")
+            mean.sub_(bias.to(mean.device))

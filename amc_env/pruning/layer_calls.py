@@ -66,14 +66,14 @@ class LayerWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._aliases[id(result)] = id(args[0])
             self._alive.append(result)
         with _disable_current_modes():
-            self.after_operation(operation, call, args, result)
+            self.after_operation(operation, call, (*args, *(kwargs or {}).values()), result)
         return result
 
     def before_layer(self, call: LayerCall) -> None:
         """Called before each convolution and linear layer runs."""
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
-        """Called after each operation."""
+        """Called after each operation; `args` are those by position, then those by keyword."""
 
     def _layer_call(self, operation: str, args: Any) -> LayerCall | None:
         if operation == "convolution":

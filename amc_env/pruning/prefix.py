@@ -135,7 +135,7 @@ class PrefixReconstruction:
     def _as_stored(
         self, layer: Layer, columns: IntArray, weights: torch.Tensor, mean: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (outputs, kept inputs, *kernel), inputs ascending, and the bias that keeps the mean output; float32."""
+        """Weights (outputs, kept inputs, *kernel), inputs ascending, and the bias that keeps the mean output."""
         module = self._network.get_submodule(layer.name)
         dense = self._network.get_parameter(f"{layer.name}.weight").detach().cpu()
         ascending = np.argsort(columns)

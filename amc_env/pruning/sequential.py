@@ -36,26 +36,26 @@ class _Target:
         operation: number of its operation.
         rows: sampled output positions.
         outputs: (rows, channels), of the dense layer.
-        scale, shift: of the batch norm between the layer and the sum.
-        other: number of the operation that made the other operand of the sum.
+        other: number of the operation that made the other operand of the sum that the outputs meet, if they do.
         total: (rows, channels), the dense sum.
+        scale, shift: (channels,), of the batch norm between the layer and the sum.
     """
 
     operation: int
     rows: RowSample
     outputs: torch.Tensor
-    scale: torch.Tensor = field(default_factory=lambda: torch.ones(1))
-    shift: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
     other: int | None = None
-    total: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+    total: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    scale: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    shift: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def wanted(self, kept: torch.Tensor, held: dict[int, torch.Tensor]) -> torch.Tensor:
         """The outputs, (rows, kept channels), that make the sum dense."""
         outputs = self.outputs[:, kept]
         if self.other is None:
             return outputs
-        scale, shift = (value.expand(self.outputs.shape[1])[kept] for value in (self.scale, self.shift))
-        rest = self.total[:, kept] - self.rows.gather_outputs(held[self.other]) - shift
+        scale = self.scale[kept]
+        rest = self.total[:, kept] - self.rows.gather_outputs(held[self.other]) - self.shift[kept]
         return torch.where(scale.abs() > _SMALLEST_SCALE, rest / scale, outputs)
 
 
@@ -117,6 +117,7 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
             WeakTensorKeyDictionary()
         )  # tensor -> number of the operation that wrote it last
         self._layer_of: dict[int, str] = {}  # operation -> the layer whose outputs it puts out, normalised or not
+        self._norms: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # operation -> scale and shift
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
         output = result[0] if isinstance(result, tuple | list) else result
@@ -126,7 +127,7 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
             self._layer_of[self.index] = call.name
         elif operation in _BATCH_NORMS:
             self._normalised(args)
-        elif operation in ("add", "add_") and isinstance(args[1], torch.Tensor) and args[0].shape == args[1].shape:
+        elif operation in ("add", "add_") and _is_plain_sum(args):
             self._summed(args[0], args[1], output)
         if isinstance(output, torch.Tensor):
             self._producer[output] = self.index
@@ -134,11 +135,9 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
     def _normalised(self, args: Any) -> None:
         layer = self._layer_of.get(self._producer.get(args[0], -1))
         if layer is not None:
-            scale, shift, mean, variance = args[1:5]
-            epsilon = args[-2] if isinstance(args[-1], bool) else args[-1]
-            target = self.targets[layer]
-            target.scale = scale / torch.sqrt(variance + epsilon)
-            target.shift = shift - mean * target.scale
+            weight, bias, mean, variance = args[1:5]
+            scale = (1.0 if weight is None else weight) / torch.sqrt(variance + args[-1])
+            self._norms[self.index] = scale, (0.0 if bias is None else bias) - mean * scale
             self._layer_of[self.index] = layer
 
     def _summed(self, first: torch.Tensor, second: torch.Tensor, total: torch.Tensor) -> None:
@@ -148,9 +147,16 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
         for own, other in (producers, producers[::-1]):
             layer = self._layer_of.get(own)
             if layer is not None and other < self.targets[layer].operation:
-                self.targets[layer].other = other
-                self.targets[layer].total = self.targets[layer].rows.gather_outputs(total)
+                target = self.targets[layer]
+                target.other, target.total = other, target.rows.gather_outputs(total)
+                unchanged = torch.ones_like(target.total[0]), torch.zeros_like(target.total[0])
+                target.scale, target.shift = self._norms.get(own, unchanged)
                 return
+
+
+def _is_plain_sum(args: Any) -> bool:
+    """Whether two tensors of one shape were added, with no factor on the second."""
+    return len(args) == 2 and isinstance(args[1], torch.Tensor) and args[0].shape == args[1].shape
 
 
 class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
