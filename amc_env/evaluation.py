@@ -38,7 +38,7 @@ SplitName = Literal["search", "test"]
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (250 * 32 * 32, 20)  # in smaller ones torch computes 1x1 convolutions without oneDNN
 _MOMENT_ROWS = 30_000  # per layer, for the second moments: they are measured once
-_CALIBRATION_VERSION = 1  # raise it whenever the same data and weights give other moments or orders
+_CALIBRATION_VERSION = 2  # raise it whenever the same data and weights give other moments or orders
 
 
 class NetworkProblem(PruningProblem):
@@ -164,7 +164,8 @@ class NetworkProblem(PruningProblem):
         """Second moments of the inputs of all layers that can lose some."""
         split = self.data.calibration
         identity = f"{_CALIBRATION_VERSION} {_MOMENT_ROWS} {weights_digest(self.network)} {self.data.preprocessing}"
-        digest = hashlib.sha256(f"{identity} {split.images.dtype} {split.images.shape}".encode())
+        function = f"{self.network} {self.graph.layers}"  # networks of the same weights may differ in strides
+        digest = hashlib.sha256(f"{identity} {function} {split.images.dtype} {split.images.shape}".encode())
         digest.update(np.ascontiguousarray(split.images).data)
         return Calibration(
             self.network,

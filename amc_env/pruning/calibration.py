@@ -126,15 +126,15 @@ class _MomentWatcher(LayerWatcher):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module, layers: Sequence[str], rows_per_image: float) -> None:
         super().__init__(network)
         self._rows_per_image = rows_per_image
-        self._generator = torch.Generator().manual_seed(0)
+        # one for each layer: its rows do not depend on which others are measured in the same pass
+        self._generators = {name: torch.Generator().manual_seed(0) for name in layers}
         self._sums: dict[str, tuple[int, Any, Any]] = {}
-        self._wanted = set(layers)
 
     def before_layer(self, call: LayerCall) -> None:
-        if call.name not in self._wanted:
+        if call.name not in self._generators:
             return
         rows = max(1, round(self._rows_per_image * call.images))
-        sample = sample_rows(call, rows, self._generator)
+        sample = sample_rows(call, rows, self._generators[call.name])
         inputs = sample.gather_inputs(call.image).flatten(1).double()
         count, total, squares = self._sums.get(call.name, (0, 0.0, 0.0))
         self._sums[call.name] = (count + len(inputs), total + inputs.sum(dim=0), squares + inputs.mT @ inputs)
