@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from torch import nn
 from amc_env import InfeasibleBudgetError, PruningEnv, zoo
 from amc_env.datasets import SplitSizes, load_splits
 from amc_env.evaluation import NetworkProblem
+from amc_env.problem import Widths
 from amc_env.pruning.batchnorm import recalibrate_batchnorm
 from amc_env.pruning.criteria import importance, removal_order
+from amc_env.pruning.surgery import apply_plan
 from amc_env.pruning.trace import trace_channels
-from amc_env.settings import EvaluationSettings, PruningSettings
+from amc_env.settings import EvaluationSettings, Fidelity, PruningSettings, find_device
 from amc_env.splits import DataSplits
+from amc_env.weights import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +162,113 @@ def test_resnet56_counts_as_published() -> None:
     graph = trace_channels(zoo.cifar_resnet(56).eval(), torch.zeros(2, 3, 32, 32))
     assert sum(layer.macs for layer in graph.layers) == 125_485_696
     assert sum(layer.weights for layer in graph.layers) == 853_018
+
+
+FIDELITIES: tuple[Fidelity, ...] = ("magnitude", "prefix", "sequential")
+
+
+def half(network: nn.Module, data: DataSplits, **evaluation: Any) -> NetworkProblem:
+    settings = PruningSettings(round_to=2, criterion=evaluation.pop("criterion", "l1"))
+    evaluated = EvaluationSettings(**{"images": 60, "rows": 500, **evaluation})
+    return NetworkProblem(network, data, budget={"macs": "50%"}, settings=settings, evaluation=evaluated)
+
+
+def some_plans(problem: NetworkProblem, count: int) -> list[Widths]:
+    rng = np.random.default_rng(0)
+    size = len(problem.decisions)
+    return [problem.widths(problem.fit_to_budget(rng.uniform(0.0, 0.8, size))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("criterion", ["l1", "energy", "obs"])
+def test_interleaved_problems_score_as_alone(criterion: str, network: nn.Module, data: DataSplits) -> None:
+    alone = {fidelity: half(network, data, fidelity=fidelity, criterion=criterion) for fidelity in FIDELITIES}
+    together = {fidelity: half(network, data, fidelity=fidelity, criterion=criterion) for fidelity in FIDELITIES}
+    plans = some_plans(alone["prefix"], 4)
+    expected = {fidelity: [problem.evaluate_widths(plan) for plan in plans] for fidelity, problem in alone.items()}
+    for index, plan in enumerate(plans):
+        for fidelity, problem in together.items():
+            assert problem.evaluate_widths(plan) == expected[fidelity][index]
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_the_dense_network_is_never_changed(fidelity: Fidelity, network: nn.Module, data: DataSplits) -> None:
+    before = weights_digest(network)
+    problem = half(network, data, fidelity=fidelity)
+    problem.prepare()
+    for plan in some_plans(problem, 3):
+        problem.evaluate_widths(plan)
+        problem.measure(plan, "test")
+        problem.prune(plan)
+    assert weights_digest(network) == before
+    assert not any(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_the_final_network_repeats_and_replays(fidelity: Fidelity, network: nn.Module, data: DataSplits) -> None:
+    problem, again = half(network, data, fidelity=fidelity), half(network, data, fidelity=fidelity)
+    first, plan = some_plans(problem, 2)
+    problem.evaluate_widths(first)  # what was evaluated before must not matter
+    pruned = problem.prune(plan)
+    assert weights_digest(pruned) == weights_digest(again.prune(plan)) == weights_digest(problem.prune(plan))
+    rebuilt = apply_plan(zoo.digits_network(), problem.plan(plan)).eval()
+    rebuilt.load_state_dict(pruned.state_dict())
+    images = data.preprocessing(data.test.images)
+    with torch.no_grad():
+        expected = pruned(images)
+        assert torch.equal(rebuilt.to(memory_format=torch.channels_last)(images), expected)  # type: ignore[call-overload]
+    accuracy = float((expected.argmax(1).numpy() == data.test.labels).mean())
+    assert problem.measure(plan, "test").accuracy == pytest.approx(accuracy, abs=1.01 / len(data.test))
+
+
+def test_the_search_fits_on_some_images_and_the_final_network_on_all(network: nn.Module, data: DataSplits) -> None:
+    few, all_of_them = (
+        half(network, data, fidelity="sequential"),
+        half(network, data, fidelity="sequential", images=200),
+    )
+    (plan,) = some_plans(few, 1)
+    assert few.score(plan) != few.measure(plan, "search")
+    assert all_of_them.score(plan) == all_of_them.measure(plan, "search")
+    proportional = half(network, data, fidelity="sequential", images=200, rows=500 * 200 // 60)
+    assert weights_digest(few.prune(plan)) == weights_digest(proportional.prune(plan))
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_the_memo_scores_nothing_twice(fidelity: Fidelity, network: nn.Module, data: DataSplits) -> None:
+    problem = half(network, data, fidelity=fidelity)
+    plans = some_plans(problem, 3)
+    first = [problem.evaluate_widths(plan) for plan in plans]
+    problem.score = lambda widths: pytest.fail("scored again")  # type: ignore[method-assign]
+    assert [problem.evaluate_widths(plan) for plan in plans] == first
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_bfloat16_is_close(fidelity: Fidelity, network: nn.Module, data: DataSplits) -> None:
+    exact, rounded = (half(network, data, fidelity=fidelity, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    for plan in some_plans(exact, 3):
+        one, other = exact.evaluate_widths(plan), rounded.evaluate_widths(plan)
+        assert one.accuracy is not None
+        assert other.accuracy == pytest.approx(one.accuracy, abs=8 / len(data.search))
+        assert {parameter.dtype for parameter in rounded.prune(plan).parameters()} == {torch.float32}
+
+
+def test_reconstruction_is_worth_it(network: nn.Module, data: DataSplits) -> None:
+    errors = {}
+    for fidelity in FIDELITIES:
+        problem = half(network, data, fidelity=fidelity, images=200, objective="agreement")
+        errors[fidelity] = np.mean([problem.evaluate_widths(plan).error or 0.0 for plan in some_plans(problem, 4)])
+    assert errors["sequential"] < errors["prefix"] < errors["magnitude"]
+
+
+def test_error_curves_fall_to_nothing(network: nn.Module, data: DataSplits) -> None:
+    problem = half(network, data)
+    for decision, curve in zip(problem.decisions, problem.reconstruction_errors(), strict=True):
+        assert curve.shape == (len(decision.choices),)
+        assert (np.diff(curve) <= 0).all()
+        assert curve[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", ["meta", "cuda:99", "tpu"])
+def test_refuses_a_device_that_is_not_there(name: str, network: nn.Module, data: DataSplits) -> None:
+    with pytest.raises(ValueError, match=f"^device: expected auto, cpu, or a cuda device that is there, got '{name}' "):
+        half(network, data, device=name)
+    assert find_device("cpu").type == "cpu"
