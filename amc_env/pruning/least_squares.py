@@ -62,7 +62,8 @@ class NestedLeastSquares:
     def weights(self, columns: int) -> torch.Tensor:
         """Float64 (columns, outputs): the best weights on the first columns alone."""
         upper = self._factor[:columns, :columns].mT
-        return torch.linalg.solve_triangular(upper, self._projected[:columns], upper=True)
+        weights: torch.Tensor = torch.linalg.solve_triangular(upper, self._projected[:columns], upper=True)
+        return weights
 
     def errors(self) -> torch.Tensor:
         """Float64 (columns + 1,): squared error, summed over rows and outputs, when the first d columns stay."""
@@ -160,7 +161,8 @@ class _Surgeon:
         """Growth of the relative error by each unit's removal, (units,); of removed units 0."""
         own = self._inverse[self._blocks.unsqueeze(2), self._blocks.unsqueeze(1)]
         weights = self._weights[self._blocks]
-        return (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2)) / self._energy
+        losses: torch.Tensor = (weights * torch.linalg.solve(own, weights)).sum(dim=(1, 2)) / self._energy
+        return losses
 
     def remove(self, unit: int) -> None:
         columns = self._blocks[unit]

@@ -215,7 +215,7 @@ def test_the_final_network_repeats_and_replays(fidelity: Fidelity, network: nn.M
     images = data.preprocessing(data.test.images)
     with torch.no_grad():
         expected = pruned(images)
-        assert torch.equal(rebuilt.to(memory_format=torch.channels_last)(images), expected)  # type: ignore[call-overload]
+        assert torch.equal(rebuilt.to(memory_format=torch.channels_last)(images), expected)
     accuracy = float((expected.argmax(1).numpy() == data.test.labels).mean())
     assert problem.measure(plan, "test").accuracy == pytest.approx(accuracy, abs=1.01 / len(data.test))
 

@@ -7,9 +7,9 @@ from typing import cast
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torchvision import models  # type: ignore[import-untyped]
 
 from amc_env import zoo
 from amc_env.pruning.graph import ChannelGraph, IntArray
@@ -173,9 +173,7 @@ CONSUMERS: dict[str, Callable[[], nn.Module]] = {
 
 #: name -> network that maps (n, 3, 32, 32) to 10 logits
 SMALL_KNOWN: dict[str, Callable[[], nn.Module]] = {
-    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=10),
-    "densenet": lambda: torchvision.models.DenseNet(
-        growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10
-    ),
+    "mobilenet_v2": lambda: models.mobilenet_v2(width_mult=0.25, num_classes=10),
+    "densenet": lambda: models.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10),
     "cifar_resnet8": lambda: zoo.cifar_resnet(8),
 }

@@ -25,7 +25,7 @@ class Images:
     """Counts the batches that are read, and can fail at one of them."""
 
     def __init__(self, fails_at: int | None = None) -> None:
-        self.batches = images(20).split(8)  # the last one is smaller
+        self.batches = torch.split(images(20), 8)  # the last one is smaller
         self.read = 0
         self.fails_at = fails_at
 

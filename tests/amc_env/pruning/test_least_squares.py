@@ -33,7 +33,7 @@ def problem(columns: int = 12, outputs: int = 5, seed: int = 0) -> tuple[Array, 
 
 def lstsq(inputs: Array, targets: Array) -> tuple[Array, float]:
     """Weights, and the squared error that is left."""
-    weights = np.linalg.lstsq(inputs, targets, rcond=None)[0]
+    weights: Array = np.asarray(np.linalg.lstsq(inputs, targets, rcond=None)[0], dtype=np.float64)
     return weights, float(((inputs @ weights - targets) ** 2).sum())
 
 
@@ -117,9 +117,8 @@ def test_rows_equal_ridge_regression_towards_the_prior() -> None:
     inputs, targets, prior = correlated(30, 4), rng.normal(size=(30, 2)), rng.normal(size=(4, 2))
     damping = np.sqrt(0.3 * np.diag(inputs.T @ inputs).mean())
     expected, _ = lstsq(np.vstack([inputs, damping * np.eye(4)]), np.vstack([targets, damping * prior]))
-    actual, _ = solve_rows(
-        *(torch.from_numpy(value).float().unsqueeze(0) for value in (inputs, targets, prior)), 0.3, intercept=False
-    )
+    rows, wanted, start = (torch.from_numpy(value).float().unsqueeze(0) for value in (inputs, targets, prior))
+    actual, _ = solve_rows(rows, wanted, start, 0.3, intercept=False)
     close(actual[0].double(), expected)
 
 

@@ -47,16 +47,16 @@ def reconstruction(
     network: nn.Module, folder: Path, batch: torch.Tensor, **options: Any
 ) -> tuple[ChannelGraph, list[IntArray], PrefixReconstruction]:
     graph = trace_channels(network, batch[:2])
-    calibration = Calibration(
-        network, {layer.name: layer.columns for layer in readers(find_layers(graph))}, lambda: iter(batch.split(20)),
-        images=len(batch), rows=ALL, folder=folder,
-    )  # fmt: skip
+    layers = {layer.name: layer.columns for layer in readers(find_layers(graph))}
+    parts = torch.split(batch, 20)
+    calibration = Calibration(network, layers, lambda: iter(parts), images=len(batch), rows=ALL, folder=folder)
     orders = removal_order(network, graph, "l2")
     return graph, orders, PrefixReconstruction(network, graph, orders, calibration, **{"ridge": RIDGE, **options})
 
 
 def rows_of(network: nn.Module, batch: torch.Tensor) -> Rows:
-    with torch.no_grad(), Rows(network) as rows:
+    rows = Rows(network)
+    with torch.no_grad(), rows:
         network(batch)
     return rows
 
@@ -95,7 +95,7 @@ def test_weights_equal_lstsq_on_the_kept_columns(name: str, tmp_path: Path) -> N
             if layer.norm is not None:
                 mean = network.get_buffer(f"{layer.norm}.running_mean").double().numpy()
                 outputs = outputs - mean[stays[layer.outputs]]
-            expected = np.linalg.lstsq(columns, outputs, rcond=None)[0]
+            expected = np.asarray(np.linalg.lstsq(columns, outputs, rcond=None)[0], dtype=np.float64)
             weights, added = effective(thin, layer)
             close(weights, expected[: len(weights)])
             if layer.intercept:

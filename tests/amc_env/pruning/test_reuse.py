@@ -153,8 +153,8 @@ def test_what_is_before_the_first_change_is_not_computed() -> None:
     reuse = ActivationReuse(["0", "2", "4"], [0, 1, 2])
     run(reuse, network, (2, 2, 2), images)
     run(reuse, network, (2, 2, 1), images)
-    nn.init.constant_(network[0].weight, torch.nan)  # would show in whatever is computed from it
-    nn.init.constant_(network[2].weight, torch.nan)
+    nn.init.constant_(network.get_parameter("0.weight"), torch.nan)  # would show in whatever is computed from it
+    nn.init.constant_(network.get_parameter("2.weight"), torch.nan)
     assert torch.equal(run(reuse, network, (2, 2, 3), images), expected)
     assert reuse.begin((2, 2, 4)).first_layer == "4"
     assert reuse.begin((1, 2, 4)).first_layer is None
@@ -199,7 +199,8 @@ class Overwritten(nn.Module):
         x.add_(1.0)
         half.mul_(3.0)
         F.relu(y, inplace=True)
-        return y.sum() + (x * x).sum() + half.sum()
+        total: torch.Tensor = y.sum() + (x * x).sum() + half.sum()
+        return total
 
 
 def test_tensors_that_are_overwritten_after_the_cut_come_back_as_they_were() -> None:
