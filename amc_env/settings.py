@@ -28,7 +28,7 @@ class PruningSettings:
 
     round_to: int = 8
     max_ratio: float = 0.8
-    criterion: Criterion = "l1"
+    criterion: Criterion = "input_l1"
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class EvaluationSettings:
         device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
     """
 
-    fidelity: Fidelity = "magnitude"
+    fidelity: Fidelity = "sequential"
     recalibrate_batchnorm: bool | None = None
     images: int = 250
     rows: int = 5000

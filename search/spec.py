@@ -41,7 +41,7 @@ budget: {macs: 50%}
 pruning:
   round_to: 4          # channel counts are multiples of this
   max_ratio: 0.8       # no decision removes more than this fraction
-  criterion: l1        # or l2, energy, obs (greedily, what costs least to reconstruct)
+  criterion: input_l1  # or l1, l2, energy, obs (greedily, what costs least to reconstruct; slow for large layers)
 
 evaluation:
   fidelity: sequential # fit each layer to the dense network; or prefix (each by itself), magnitude (no fit)

@@ -153,7 +153,7 @@ class Pruning(_Part):
 
     round_to: Count = 8
     max_ratio: float = Field(default=0.8, gt=0, lt=1)
-    criterion: Criterion = "l1"
+    criterion: Criterion = "input_l1"
     keep: tuple[str, ...] = ()
 
 
@@ -165,7 +165,7 @@ class Evaluation(_Part):
         folder: where that module is looked for first; by default the folder of the spec.
     """
 
-    fidelity: Fidelity = "magnitude"
+    fidelity: Fidelity = "sequential"
     recalibrate_batchnorm: bool | None = None
     images: Count = 250
     rows: Count = 5000

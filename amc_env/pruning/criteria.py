@@ -16,29 +16,36 @@ from amc_env.pruning.consumers import consumer, find_layers, readers
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.least_squares import Consumer, greedy_order, output_energy
 
-Criterion = Literal["l1", "l2", "energy", "obs"]
-CRITERIA: tuple[Criterion, ...] = ("l1", "l2", "energy", "obs")
+Criterion = Literal["l1", "l2", "input_l1", "energy", "obs"]
+CRITERIA: tuple[Criterion, ...] = ("l1", "l2", "input_l1", "energy", "obs")
 
-_NORMS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"l1": torch.abs, "l2": torch.square}
+_NORMS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "l1": torch.abs,
+    "l2": torch.square,
+    "input_l1": torch.abs,
+}
 
 
 def importance(network: nn.Module, graph: ChannelGraph, criterion: Criterion = "l1") -> NDArray[np.float64]:
-    """Magnitude of the filters that produce each unit, float64 (units,).
+    """Magnitude of the weights of each unit, float64 (units,).
 
     "l1" sums |w|, "l2" sums w^2 over the filters of all convolutions and linear layers that produce the unit's
-    channels (layers that meet in a residual sum count together).
+    channels (layers that meet in a residual sum count together; Li et al., arXiv 1608.08710, section 3.1). "input_l1"
+    sums |w| over the weights that read them, as the published code of [AMC] does.
 
     Raises:
         ValueError: the criterion is unknown.
     """
     if criterion not in _NORMS:
-        raise ValueError(f"criterion: expected one of {', '.join(_NORMS)}, got {criterion!r}")
+        known = ", ".join(_NORMS)
+        raise ValueError(f"criterion: expected one of {known}, got {criterion!r}")
     stored = network.state_dict()
     total = np.zeros(sum(group.size for group in graph.groups) + 1)
+    wanted_dim = 1 if criterion == "input_l1" else 0
     for part in graph.slices:
         weight = stored[part.tensor]
-        if part.dim == 0 and weight.ndim > 1:
-            norms = _NORMS[criterion](weight.double()).flatten(1).sum(dim=1)
+        if part.dim == wanted_dim and weight.ndim > 1:
+            norms = _NORMS[criterion](weight.double()).transpose(0, wanted_dim).flatten(1).sum(dim=1)
             np.add.at(total, part.units, norms.cpu().numpy())
     return total[:-1]
 
@@ -53,9 +60,9 @@ def removal_order(
 ) -> list[IntArray]:
     """For each group its units from the last to the first removed; of equals the first stays longer.
 
-    "l1" and "l2" order by `importance`; "energy" by the variance that a unit brings to the outputs of the layers that
-    read it; "obs" removes greedily the unit whose loss of reconstruction is least (`greedy_order`). A group that no
-    layer reads is ordered by "l2".
+    "l1", "l2" and "input_l1" order by `importance`; "energy" by the variance that a unit brings to the outputs of the
+    layers that read it; "obs" removes greedily the unit whose loss of reconstruction is least (`greedy_order`). A group
+    that no layer reads is ordered by "l2".
 
     Args:
         calibration: of the layers that read groups; needed by "energy" and "obs".

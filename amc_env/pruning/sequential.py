@@ -25,6 +25,7 @@ from amc_env.pruning.reuse import Reuse
 from amc_env.pruning.rows import RowSample, sample_rows
 
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
+_ROWS_PER_COLUMN = 100  # more tell nothing new of a depthwise layer's nine weights
 _SMALLEST_SCALE = 1e-5  # of a batch norm; below it the sum says nothing about the layer
 
 
@@ -67,13 +68,15 @@ class SequentialReconstruction:
         graph: its channels.
         images: (n, ...), preprocessed; all go through the network at once.
         rows: samples of each layer.
-        ridge: as a fraction of the mean diagonal of each layer's Gram matrix.
+        ridge: as a fraction of the mean diagonal of each layer's Gram matrix; 500 / rows unless told, which is of
+            one size whatever the sample.
     """
 
     def __init__(
-        self, network: nn.Module, graph: ChannelGraph, images: torch.Tensor, *, rows: int, ridge: float = 1e-2
+        self, network: nn.Module, graph: ChannelGraph, images: torch.Tensor, *, rows: int, ridge: float | None = None
     ) -> None:
-        self._graph, self._images, self._ridge = graph, images, ridge
+        self._graph, self._images = graph, images
+        self._ridge = 500 / rows if ridge is None else ridge
         self._layers = find_layers(graph)
         recorder = _Recorder(network, rows)
         with torch.no_grad(), recorder:
@@ -122,7 +125,8 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
         output = result[0] if isinstance(result, tuple | list) else result
         if call is not None and call.name not in self.targets:
-            rows = sample_rows(call, self._rows, self._generator)
+            columns = call.weight[0].numel()
+            rows = sample_rows(call, min(self._rows, _ROWS_PER_COLUMN * columns), self._generator)
             self.targets[call.name] = _Target(self.index, rows, rows.gather_outputs(output))
             self._layer_of[self.index] = call.name
         elif operation in _BATCH_NORMS:
