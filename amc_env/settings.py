@@ -50,7 +50,8 @@ class EvaluationSettings:
             fidelity, which is no for "sequential" only.
         images: of the calibration images, how many a sequential fit in a search uses, at least 1; the final network
             is fitted on all of them, with rows in proportion.
-        rows: samples per layer of the least-squares fits, at least 1.
+        rows: samples per layer of the least-squares fits, at least 1; a layer takes no more than 100 for each weight of
+            an output.
         objective: what the error of a network is: see `amc_env.objectives`.
         folder: where the module of an objective of the user's own is looked for first; None: the current directory.
         stop_early: stop the evaluation of a plan as soon as it cannot become the best.

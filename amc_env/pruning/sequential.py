@@ -67,7 +67,7 @@ class SequentialReconstruction:
         network: dense, in evaluation mode.
         graph: its channels.
         images: (n, ...), preprocessed; all go through the network at once.
-        rows: samples of each layer.
+        rows: samples of each layer, but no more than 100 for each weight of an output.
         ridge: as a fraction of the mean diagonal of each layer's Gram matrix; 500 / rows unless told, which is of
             one size whatever the sample.
     """

@@ -65,8 +65,8 @@ def test_counted_costs_are_those_of_the_pruned_network(network: nn.Module, data:
 def test_recalibration_repairs_what_pruning_breaks(network: nn.Module, data: DataSplits) -> None:
     accuracies = {}
     for recalibrate in (False, True):
-        evaluation = EvaluationSettings(recalibrate_batchnorm=recalibrate)
-        settings = PruningSettings(round_to=2)
+        evaluation = EvaluationSettings(fidelity="magnitude", recalibrate_batchnorm=recalibrate)
+        settings = PruningSettings(round_to=2, criterion="l1")
         problem = NetworkProblem(network, data, budget={"macs": "40%"}, settings=settings, evaluation=evaluation)
         plan = problem.fit_to_budget(np.full(len(problem.decisions), 0.5))
         accuracies[recalibrate] = problem.measure(problem.widths(plan), "search").accuracy or 0.0
@@ -152,8 +152,9 @@ def test_magnitudes_by_hand() -> None:
     graph = trace_channels(network, torch.zeros(2, 1, 1, 1))
     assert importance(network, graph, "l1").tolist() == [1, 3, 2]
     assert importance(network, graph, "l2").tolist() == [1, 9, 4]
+    assert importance(network, graph, "input_l1").tolist() == network[2].weight.double().abs().sum(0).tolist()
     assert [order.tolist() for order in removal_order(network, graph)] == [[1, 2, 0]]
-    with pytest.raises(ValueError, match="criterion: expected one of l1, l2, got 'taylor'"):
+    with pytest.raises(ValueError, match="criterion: expected one of l1, l2, input_l1, got 'taylor'"):
         importance(network, graph, "taylor")  # type: ignore[arg-type]
 
 

@@ -185,7 +185,7 @@ def test_faulty_evaluation_sections_are_named(tmp_path: Path, evaluation: dict[s
 
 
 def test_the_toy_network_takes_no_evaluation_section(tmp_path: Path) -> None:
-    assert load_spec(write(tmp_path, TOY + "evaluation: {fidelity: magnitude}\n")).evaluation == Evaluation()
+    assert load_spec(write(tmp_path, TOY + "evaluation: {fidelity: sequential}\n")).evaluation == Evaluation()
     with pytest.raises(SpecError, match="evaluation: network 'toy' has a closed-form accuracy; leave the section out"):
         load_spec(write(tmp_path, TOY + "evaluation: {fidelity: prefix}\n"))
 
