@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,20 @@ class Calibration:
         self._folder = folder
 
     def moments(self, layer: str) -> Moments:
-        """Of one layer; all that are missing are measured first."""
+        """Of one layer; all that are missing are measured first.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
         if not self._path(layer).exists():
             self.prepare()
-        stored = torch.load(self._path(layer), weights_only=True)
+        content = self._path(layer).read_bytes()
+        try:
+            stored = torch.load(io.BytesIO(content), weights_only=True)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"calibration: {self._path(layer)} is damaged; delete it, it is then measured again"
+            ) from error
         return Moments(int(stored["rows"]), stored["total"], stored["gram"])
 
     def prepare(self, on_progress: OnProgress = lambda done, total: None) -> None:
@@ -93,14 +104,21 @@ class Calibration:
                 on_progress(done, len(self._layers))
 
     def remember_order(self, name: str, compute: Callable[[], IntArray]) -> IntArray:
-        """An order of channels that follows from the moments: read from its file, or computed and kept there."""
+        """An order of channels that follows from the moments: read from its file, or computed and kept there.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
         path = self._folder / f"order-{name}.npy"
         if not path.exists():
             stream = io.BytesIO()
             np.save(stream, compute())
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, stream.getvalue())
-        order: IntArray = np.load(path)
+        try:
+            order: IntArray = np.load(path)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"calibration: {path} is damaged; delete it, it is then computed again") from error
         return order
 
     def _chunks(self, names: Sequence[str]) -> Iterator[list[str]]:

@@ -76,9 +76,14 @@ def readers(layers: dict[str, Layer], group: ChannelGroup | None = None) -> list
 
 def consumer(network: nn.Module, layer: Layer, moments: Moments) -> Consumer:
     """The layer's inputs and weights, columns as in `Layer.columns_of`."""
-    weight = network.get_parameter(f"{layer.name}.weight").detach().cpu().double()
     gram = moments.gram if layer.intercept else moments.gram + torch.outer(moments.total, moments.mean)
-    return Consumer(gram, weight.reshape(*weight.shape[:2], -1).permute(2, 1, 0).reshape(layer.columns, -1))
+    return Consumer(gram, dense_weights(network, layer))
+
+
+def dense_weights(network: nn.Module, layer: Layer) -> torch.Tensor:
+    """The layer's weights, float64 (columns, outputs), columns as in `Layer.columns_of`."""
+    weight = network.get_parameter(f"{layer.name}.weight").detach().cpu().double()
+    return weight.reshape(*weight.shape[:2], -1).permute(2, 1, 0).reshape(layer.columns, -1)
 
 
 def write_layer(network: nn.Module, layer: Layer, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.pruning.calibration import Calibration
-from amc_env.pruning.consumers import Layer, consumer, find_layers, readers, write_layer
+from amc_env.pruning.consumers import Layer, consumer, dense_weights, find_layers, readers, write_layer
 from amc_env.pruning.graph import ChannelGraph, IntArray, KeptUnits
 from amc_env.pruning.least_squares import Consumer, NestedLeastSquares, solve_subset
 
@@ -137,14 +137,13 @@ class PrefixReconstruction:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (outputs, kept inputs, *kernel), inputs ascending, and the bias that keeps the mean output."""
         module = self._network.get_submodule(layer.name)
-        dense = self._network.get_parameter(f"{layer.name}.weight").detach().cpu()
+        shape = self._network.get_parameter(f"{layer.name}.weight").shape
         ascending = np.argsort(columns)
-        kept = weights[ascending].reshape(layer.taps, -1, dense.shape[0]).permute(2, 1, 0)
-        flat = dense.double().reshape(*dense.shape[:2], -1).permute(2, 1, 0).reshape(layer.columns, -1)
-        bias = mean @ flat - mean[columns] @ weights
+        kept = weights[ascending].reshape(layer.taps, -1, shape[0]).permute(2, 1, 0)
+        bias = mean @ dense_weights(self._network, layer) - mean[columns] @ weights
         if isinstance(module.bias, torch.Tensor):
             bias = bias + module.bias.detach().cpu().double()
-        return kept.reshape(dense.shape[0], -1, *dense.shape[2:]).float(), bias.float()
+        return kept.reshape(shape[0], -1, *shape[2:]).float(), bias.float()
 
 
 @dataclass(frozen=True)

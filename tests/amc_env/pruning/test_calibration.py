@@ -82,6 +82,21 @@ def test_an_order_is_computed_once(tmp_path: Path) -> None:
     assert other.remember_order("obs-stem", lambda: pytest.fail("computed again")).tolist() == [2, 0, 1]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_file_is_named(tmp_path: Path, share: float) -> None:
+    network = randomised(Residual())
+    calibration = make_calibration(network, Images(), tmp_path)
+    calibration.moments("first")
+    calibration.remember_order("obs-stem", lambda: np.array([2, 0, 1]))
+    for name in ("first.pt", "order-obs-stem.npy"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"first\.pt is damaged; delete it, it is then measured again"):
+        make_calibration(network, Images(), tmp_path).moments("first")
+    with pytest.raises(ValueError, match=r"order-obs-stem\.npy is damaged; delete it, it is then computed again"):
+        calibration.remember_order("obs-stem", lambda: np.array([0, 1, 2]))
+
+
 @pytest.mark.parametrize("fails_at", [1, 4, 11])
 def test_an_interrupted_calibration_goes_on_with_the_same_numbers(
     fails_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
