@@ -194,7 +194,7 @@ class NetworkProblem(PruningProblem):
             return self._sequential
         rows = self.evaluation.rows * total // self.evaluation.images
         images = self._images(self.data.calibration, slice(0, total))
-        return SequentialReconstruction(self.network, self.graph, images, rows=rows)
+        return SequentialReconstruction(self.network, self.graph, images, rows=rows, dtype=torch.float64)
 
     @cached_property
     def _activations(self) -> ActivationReuse:

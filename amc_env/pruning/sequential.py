@@ -2,11 +2,15 @@
 
 The targets are the outputs of the dense network; where a layer's outputs meet another tensor in a sum, they are what
 the dense sum leaves after the pruned network's other operand, so that the fit takes over the error of the shortcut
-too (He et al., Channel Pruning, arXiv 1707.06168, section 3.3 and "multi-branch").
+too (He et al., Channel Pruning, arXiv 1707.06168, section 3.3 and "multi-branch"). What a following ReLU or ReLU6
+cuts off need not be met: there a target only says on which side of the bound the output lies (Zhang et al.,
+arXiv 1411.4229, section 3.2, fit through ReLU for the same reason).
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import MutableMapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from amc_env.pruning.consumers import Layer, find_layers, write_layer
 from amc_env.pruning.graph import ChannelGraph, KeptUnits
 from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
-from amc_env.pruning.least_squares import solve_rows
+from amc_env.pruning.least_squares import Bounds, solve_rows
 from amc_env.pruning.reuse import Reuse
 from amc_env.pruning.rows import RowSample, sample_rows
 
+_ACTIVATIONS = ("relu", "relu_", "hardtanh", "hardtanh_")  # ReLU6 is a hardtanh
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
 _ROWS_PER_COLUMN = 100  # more tell nothing new of a depthwise layer's nine weights
 _SMALLEST_SCALE = 1e-5  # of a batch norm; below it the sum says nothing about the layer
@@ -37,27 +43,33 @@ class _Target:
         operation: number of its operation.
         rows: sampled output positions.
         outputs: (rows, channels), of the dense layer.
+        scale, shift: (channels,), of the batch norm that follows.
         other: number of the operation that made the other operand of the sum that the outputs meet, if they do.
         total: (rows, channels), the dense sum.
-        scale, shift: (channels,), of the batch norm between the layer and the sum.
+        bounds: between which the activation that follows lets values pass; None if there is no other reader but one.
     """
 
     operation: int
     rows: RowSample
     outputs: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
     other: int | None = None
     total: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    scale: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    shift: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    bounds: tuple[float, float] | None = None
 
-    def wanted(self, kept: torch.Tensor, held: dict[int, torch.Tensor]) -> torch.Tensor:
-        """The outputs, (rows, kept channels), that make the sum dense."""
-        outputs = self.outputs[:, kept]
-        if self.other is None:
-            return outputs
-        scale = self.scale[kept]
-        rest = self.total[:, kept] - self.rows.gather_outputs(held[self.other]) - self.shift[kept]
-        return torch.where(scale.abs() > _SMALLEST_SCALE, rest / scale, outputs)
+    def wanted(self, kept: torch.Tensor, held: dict[int, torch.Tensor]) -> tuple[torch.Tensor, Bounds | None]:
+        """The outputs, (rows, kept channels), that make the sum dense, and the bounds beyond which all are alike."""
+        outputs, scale, shift = self.outputs[:, kept], self.scale[kept], self.shift[kept]
+        usable = scale.abs() > _SMALLEST_SCALE
+        if self.other is not None:
+            shift = shift + self.rows.gather_outputs(held[self.other])
+            outputs = torch.where(usable, (self.total[:, kept] - shift) / scale, outputs)
+        if self.bounds is None:
+            return outputs, None
+        ends = [(bound - shift) / scale for bound in self.bounds]
+        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        return outputs, (torch.where(usable, low, -torch.inf), torch.where(usable, high, torch.inf))
 
 
 class SequentialReconstruction:
@@ -70,17 +82,26 @@ class SequentialReconstruction:
         rows: samples of each layer, but no more than 100 for each weight of an output.
         ridge: as a fraction of the mean diagonal of each layer's Gram matrix; 500 / rows unless told, which is of
             one size whatever the sample.
+        dtype: of the fits, which in float32 are faster and in float64 exact to 1e-5.
     """
 
     def __init__(
-        self, network: nn.Module, graph: ChannelGraph, images: torch.Tensor, *, rows: int, ridge: float | None = None
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        images: torch.Tensor,
+        *,
+        rows: int,
+        ridge: float | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._graph, self._images = graph, images
+        self._graph, self._images, self._dtype = graph, images, dtype
         self._ridge = 500 / rows if ridge is None else ridge
         self._layers = find_layers(graph)
         recorder = _Recorder(network, rows)
         with torch.no_grad(), recorder:
             network(images)
+        recorder.finish()
         self._targets, self._operations = recorder.targets, recorder.operations
 
     def fit(self, thin: nn.Module, kept: KeptUnits, reuse: Reuse | None = None) -> None:
@@ -96,9 +117,8 @@ class SequentialReconstruction:
             name: torch.from_numpy(np.flatnonzero(stays[layer.outputs])).to(self._images.device)
             for name, layer in self._layers.items()
         }
-        fitter = _Fitter(
-            thin, self._layers, self._targets, outputs, self._ridge, None if reuse is None else reuse.first_layer
-        )
+        first_layer = None if reuse is None else reuse.first_layer
+        fitter = _Fitter(thin, self._layers, self._targets, outputs, self._ridge, self._dtype, first_layer)
         with torch.no_grad(), nullcontext() if reuse is None else reuse.one_pass(thin, "fit"), fitter:
             thin(self._images)
         if fitter.operations != self._operations:
@@ -106,6 +126,16 @@ class SequentialReconstruction:
                 "sequential reconstruction: the pruned network runs other operations than the dense one, so its "
                 "forward depends on channel counts; take the fidelity 'prefix' or 'magnitude'"
             )
+
+
+@dataclass(frozen=True)
+class _Path:
+    """How a tensor came from a layer's outputs: the operations from the layer on, and what the norm among them did."""
+
+    layer: str
+    operations: tuple[int, ...]
+    scale: torch.Tensor
+    shift: torch.Tensor
 
 
 class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
@@ -119,43 +149,66 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
         self._producer: MutableMapping[torch.Tensor, int] = (
             WeakTensorKeyDictionary()
         )  # tensor -> number of the operation that wrote it last
-        self._layer_of: dict[int, str] = {}  # operation -> the layer whose outputs it puts out, normalised or not
-        self._norms: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # operation -> scale and shift
+        self._reads = Counter[int]()  # of what each operation put out
+        self._paths: dict[int, _Path] = {}  # of layers and their norms
+        self._sums: dict[int, _Path] = {}
+        self._activated: list[tuple[_Path, tuple[float, float]]] = []
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
         output = result[0] if isinstance(result, tuple | list) else result
+        self._reads.update(self._number(arg) for arg in tree_leaves(args))
         if call is not None and call.name not in self.targets:
             columns = call.weight[0].numel()
             rows = sample_rows(call, min(self._rows, _ROWS_PER_COLUMN * columns), self._generator)
-            self.targets[call.name] = _Target(self.index, rows, rows.gather_outputs(output))
-            self._layer_of[self.index] = call.name
+            outputs = rows.gather_outputs(output)
+            path = _Path(call.name, (self.index,), torch.ones_like(outputs[0]), torch.zeros_like(outputs[0]))
+            self.targets[call.name] = _Target(self.index, rows, outputs, path.scale, path.shift)
+            self._paths[self.index] = path
         elif operation in _BATCH_NORMS:
             self._normalised(args)
         elif operation in ("add", "add_") and _is_plain_sum(args):
             self._summed(args[0], args[1], output)
+        elif operation in _ACTIVATIONS:
+            self._bounded(operation, args)
         if isinstance(output, torch.Tensor):
             self._producer[output] = self.index
 
+    def finish(self) -> None:
+        """All operations are known: only what an activation alone reads may lie anywhere beyond its bounds."""
+        for path, bounds in self._activated:
+            if all(self._reads[operation] == 1 for operation in path.operations):
+                target = self.targets[path.layer]
+                target.bounds, target.scale, target.shift = bounds, path.scale, path.shift
+
+    def _number(self, value: Any) -> int:
+        return self._producer.get(value, -1) if isinstance(value, torch.Tensor) else -1
+
     def _normalised(self, args: Any) -> None:
-        layer = self._layer_of.get(self._producer.get(args[0], -1))
-        if layer is not None:
+        path = self._paths.get(self._number(args[0]))
+        if path is not None:
             weight, bias, mean, variance = args[1:5]
             scale = (1.0 if weight is None else weight) / torch.sqrt(variance + args[-1])
-            self._norms[self.index] = scale, (0.0 if bias is None else bias) - mean * scale
-            self._layer_of[self.index] = layer
+            shift = (0.0 if bias is None else bias) - mean * scale
+            self._paths[self.index] = _Path(path.layer, (*path.operations, self.index), scale, shift)
 
     def _summed(self, first: torch.Tensor, second: torch.Tensor, total: torch.Tensor) -> None:
-        producers = self._producer.get(first, -1), self._producer.get(second, -1)
+        producers = self._number(first), self._number(second)
         if -1 in producers:
             return
         for own, other in (producers, producers[::-1]):
-            layer = self._layer_of.get(own)
-            if layer is not None and other < self.targets[layer].operation:
-                target = self.targets[layer]
+            path = self._paths.get(own)
+            if path is not None and other < self.targets[path.layer].operation:
+                target = self.targets[path.layer]
                 target.other, target.total = other, target.rows.gather_outputs(total)
-                unchanged = torch.ones_like(target.total[0]), torch.zeros_like(target.total[0])
-                target.scale, target.shift = self._norms.get(own, unchanged)
+                target.scale, target.shift = path.scale, path.shift
+                self._sums[self.index] = _Path(path.layer, (*path.operations, self.index), path.scale, path.shift)
                 return
+
+    def _bounded(self, operation: str, args: Any) -> None:
+        path = self._sums.get(number := self._number(args[0])) or self._paths.get(number)
+        if path is not None:
+            bounds = (0.0, math.inf) if operation.startswith("relu") else (*args[1:], *(-1.0, 1.0)[len(args) - 1 :])
+            self._activated.append((path, bounds))
 
 
 def _is_plain_sum(args: Any) -> bool:
@@ -173,12 +226,13 @@ class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
         targets: dict[str, _Target],
         outputs: dict[str, torch.Tensor],
         ridge: float,
+        dtype: torch.dtype,
         first_layer: str | None,
     ) -> None:
         super().__init__(thin)
         self._first_layer = first_layer  # those before it are not computed
         self._thin, self._layers_by_name, self._targets = thin, layers, targets
-        self._outputs, self._ridge = outputs, ridge
+        self._outputs, self._ridge, self._dtype = outputs, ridge, dtype
         self._needed = {target.other for target in targets.values()}
         self._held: dict[int, torch.Tensor] = {}
         self._exact = True
@@ -194,8 +248,9 @@ class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
             return
         self._fitted.add(call.name)
         target = self._targets[call.name]
-        wanted = target.wanted(self._outputs[call.name], self._held)
-        weight, bias = fit_layer(call, target.rows.gather_inputs(call.image), wanted, self._ridge, layer.intercept)
+        wanted, bounds = target.wanted(self._outputs[call.name], self._held)
+        inputs = target.rows.gather_inputs(call.image).to(self._dtype)
+        weight, bias = fit_layer(call, inputs, wanted, self._ridge, layer.intercept, bounds)
         write_layer(self._thin, layer, weight, bias)
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
@@ -204,24 +259,34 @@ class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
 
 
 def fit_layer(
-    call: LayerCall, inputs: torch.Tensor, wanted: torch.Tensor, ridge: float, intercept: bool
+    call: LayerCall,
+    inputs: torch.Tensor,
+    wanted: torch.Tensor,
+    ridge: float,
+    intercept: bool,
+    bounds: Bounds | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Least squares of one layer on sampled rows, each group of a grouped convolution by itself.
 
     Args:
         call: the layer as it is called; its weights are those that the ridge draws to.
-        inputs: (rows, taps, in_channels).
+        inputs: (rows, taps, in_channels), of the dtype of the fit.
         wanted: (rows, out_channels).
+        bounds: as of `solve_rows`, each (rows or 1, out_channels).
 
     Returns:
         Weights of the layer's shape and a bias (out_channels,).
     """
-    weight, groups = call.weight.detach(), call.groups
+    weight, groups = call.weight.detach().to(inputs.dtype), call.groups
     outputs, per_group = weight.shape[:2]
     rows, taps, _ = inputs.shape
+
+    def grouped(values: torch.Tensor) -> torch.Tensor:
+        return values.to(inputs.dtype).reshape(-1, groups, outputs // groups).transpose(0, 1)
+
     columns = inputs.reshape(rows, taps, groups, per_group).permute(2, 0, 1, 3).reshape(groups, rows, -1)
-    targets = wanted.reshape(rows, groups, outputs // groups).transpose(0, 1)
     prior = weight.reshape(groups, outputs // groups, per_group, taps).permute(0, 3, 2, 1).flatten(1, 2)
-    solved, bias = solve_rows(columns, targets, prior, ridge, intercept=intercept)
+    limits = None if bounds is None else (grouped(bounds[0]), grouped(bounds[1]))
+    solved, bias = solve_rows(columns, grouped(wanted), prior, ridge, intercept=intercept, bounds=limits)
     fitted = solved.reshape(groups, taps, per_group, -1).permute(0, 3, 2, 1).reshape(weight.shape)
     return fitted, bias.reshape(-1)
