@@ -124,10 +124,12 @@ def solve_rows(
     weights, intercepts = fit(targets)
     if bounds is not None:
         low, high = bounds
+        # what meets a target: itself, or all that lies beyond the bound that it lies beyond
+        least = torch.where(targets < low, -torch.inf, torch.minimum(targets, high))
+        most = torch.where(targets > high, torch.inf, torch.maximum(targets, low))
         for _ in range(BOUNDED_STEPS):
             fitted = torch.baddbmm(intercepts, inputs, weights)
-            below, above = torch.minimum(fitted, low), torch.maximum(fitted, high)
-            weights, intercepts = fit(torch.where(targets < low, below, torch.where(targets > high, above, targets)))
+            weights, intercepts = fit(fitted.clamp(least, most))
     return weights, intercepts.squeeze(1)
 
 

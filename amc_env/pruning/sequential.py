@@ -9,12 +9,13 @@ arXiv 1411.4229, section 3.2, fit through ReLU for the same reason).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import MutableMapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from amc_env.pruning.batchnorm import fold_batchnorm
 from amc_env.pruning.consumers import Layer, find_layers, write_layer
 from amc_env.pruning.graph import ChannelGraph, KeptUnits
 from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
@@ -30,46 +32,34 @@ from amc_env.pruning.reuse import Reuse
 from amc_env.pruning.rows import RowSample, sample_rows
 
 _ACTIVATIONS = ("relu", "relu_", "hardtanh", "hardtanh_")  # ReLU6 is a hardtanh
-_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
+_SMALLEST_SCALE = 1e-5  # of a batch norm; what has a smaller one puts out its shift
 _ROWS_PER_COLUMN = 100  # more tell nothing new of a depthwise layer's nine weights
-_SMALLEST_SCALE = 1e-5  # of a batch norm; below it the sum says nothing about the layer
 
 
 @dataclass
 class _Target:
-    """What one layer should put out at its sampled rows.
+    """What one layer should put out at its sampled rows, with the batch norm that alone sees it folded into it.
 
     Attributes:
         operation: number of its operation.
         rows: sampled output positions.
-        outputs: (rows, channels), of the dense layer.
-        scale, shift: (channels,), of the batch norm that follows.
+        outputs: (rows, channels), of the dense layer, or the dense sum if `other` is given.
         other: number of the operation that made the other operand of the sum that the outputs meet, if they do.
-        total: (rows, channels), the dense sum.
-        bounds: between which the activation that follows lets values pass; None if there is no other reader but one.
+        bounds: between which the activation lets values pass that alone reads the outputs, or their sum.
     """
 
     operation: int
     rows: RowSample
     outputs: torch.Tensor
-    scale: torch.Tensor
-    shift: torch.Tensor
     other: int | None = None
-    total: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     bounds: tuple[float, float] | None = None
 
     def wanted(self, kept: torch.Tensor, held: dict[int, torch.Tensor]) -> tuple[torch.Tensor, Bounds | None]:
         """The outputs, (rows, kept channels), that make the sum dense, and the bounds beyond which all are alike."""
-        outputs, scale, shift = self.outputs[:, kept], self.scale[kept], self.shift[kept]
-        usable = scale.abs() > _SMALLEST_SCALE
-        if self.other is not None:
-            shift = shift + self.rows.gather_outputs(held[self.other])
-            outputs = torch.where(usable, (self.total[:, kept] - shift) / scale, outputs)
-        if self.bounds is None:
-            return outputs, None
-        ends = [(bound - shift) / scale for bound in self.bounds]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
-        return outputs, (torch.where(usable, low, -torch.inf), torch.where(usable, high, torch.inf))
+        outputs = self.outputs[:, kept]
+        added = torch.zeros_like(outputs[:1]) if self.other is None else self.rows.gather_outputs(held[self.other])
+        bounds = None if self.bounds is None else (self.bounds[0] - added, self.bounds[1] - added)
+        return outputs - added, bounds
 
 
 class SequentialReconstruction:
@@ -98,9 +88,10 @@ class SequentialReconstruction:
         self._graph, self._images, self._dtype = graph, images, dtype
         self._ridge = 500 / rows if ridge is None else ridge
         self._layers = find_layers(graph)
-        recorder = _Recorder(network, rows)
+        dense = _folded(network, graph)
+        recorder = _Recorder(dense, rows)
         with torch.no_grad(), recorder:
-            network(images)
+            dense(images)
         recorder.finish()
         self._targets, self._operations = recorder.targets, recorder.operations
 
@@ -118,24 +109,40 @@ class SequentialReconstruction:
             for name, layer in self._layers.items()
         }
         first_layer = None if reuse is None else reuse.first_layer
-        fitter = _Fitter(thin, self._layers, self._targets, outputs, self._ridge, self._dtype, first_layer)
-        with torch.no_grad(), nullcontext() if reuse is None else reuse.one_pass(thin, "fit"), fitter:
-            thin(self._images)
+        folded = _folded(thin, self._graph)
+        fitter = _Fitter(folded, self._layers, self._targets, outputs, self._ridge, self._dtype, first_layer)
+        with torch.no_grad(), nullcontext() if reuse is None else reuse.one_pass(folded, "fit"), fitter:
+            folded(self._images)
         if fitter.operations != self._operations:
             raise RuntimeError(
                 "sequential reconstruction: the pruned network runs other operations than the dense one, so its "
                 "forward depends on channel counts; take the fidelity 'prefix' or 'magnitude'"
             )
+        with torch.no_grad():
+            for name in fitter.fitted:
+                _take_over(thin, folded, self._layers[name])
 
 
-@dataclass(frozen=True)
-class _Path:
-    """How a tensor came from a layer's outputs: the operations from the layer on, and what the norm among them did."""
+def _folded(network: nn.Module, graph: ChannelGraph) -> nn.Module:
+    """A copy in which each batch norm is part of the layer before it: targets are what is summed and activated."""
+    copied = copy.deepcopy(network)
+    fold_batchnorm(copied, graph.foldable)
+    return copied
 
-    layer: str
-    operations: tuple[int, ...]
-    scale: torch.Tensor
-    shift: torch.Tensor
+
+def _take_over(thin: nn.Module, folded: nn.Module, layer: Layer) -> None:
+    """Write a layer's weights and bias back from where its batch norm is folded into it to where it is not."""
+    weight: torch.Tensor = folded.get_parameter(f"{layer.name}.weight")
+    bias = folded.state_dict().get(f"{layer.name}.bias", torch.zeros(len(weight)).to(weight))
+    if layer.norm is not None:
+        norm = cast(nn.BatchNorm2d, thin.get_submodule(layer.norm))
+        mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
+        scale, shift = torch.rsqrt(variance + norm.eps), torch.zeros_like(mean)
+        if norm.affine:
+            scale, shift = scale * norm.weight, norm.bias
+        inverse = torch.where(scale.abs() > _SMALLEST_SCALE, 1.0 / scale, 0.0)
+        weight, bias = weight * inverse.reshape(-1, 1, 1, 1), mean + (bias - shift) * inverse
+    write_layer(thin, layer, weight, bias)
 
 
 class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
@@ -150,9 +157,9 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
             WeakTensorKeyDictionary()
         )  # tensor -> number of the operation that wrote it last
         self._reads = Counter[int]()  # of what each operation put out
-        self._paths: dict[int, _Path] = {}  # of layers and their norms
-        self._sums: dict[int, _Path] = {}
-        self._activated: list[tuple[_Path, tuple[float, float]]] = []
+        self._layer_of: dict[int, str] = {}  # operation -> the layer that it is
+        self._sum_of: dict[int, str] = {}  # operation -> the layer that takes over the errors of that sum
+        self._activated: list[tuple[str, tuple[int, ...], tuple[float, float]]] = []
 
     def after_operation(self, operation: str, call: LayerCall | None, args: Any, result: Any) -> None:
         output = result[0] if isinstance(result, tuple | list) else result
@@ -160,12 +167,8 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
         if call is not None and call.name not in self.targets:
             columns = call.weight[0].numel()
             rows = sample_rows(call, min(self._rows, _ROWS_PER_COLUMN * columns), self._generator)
-            outputs = rows.gather_outputs(output)
-            path = _Path(call.name, (self.index,), torch.ones_like(outputs[0]), torch.zeros_like(outputs[0]))
-            self.targets[call.name] = _Target(self.index, rows, outputs, path.scale, path.shift)
-            self._paths[self.index] = path
-        elif operation in _BATCH_NORMS:
-            self._normalised(args)
+            self.targets[call.name] = _Target(self.index, rows, rows.gather_outputs(output))
+            self._layer_of[self.index] = call.name
         elif operation in ("add", "add_") and _is_plain_sum(args):
             self._summed(args[0], args[1], output)
         elif operation in _ACTIVATIONS:
@@ -175,40 +178,31 @@ class _Recorder(LayerWatcher):  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
         """All operations are known: only what an activation alone reads may lie anywhere beyond its bounds."""
-        for path, bounds in self._activated:
-            if all(self._reads[operation] == 1 for operation in path.operations):
-                target = self.targets[path.layer]
-                target.bounds, target.scale, target.shift = bounds, path.scale, path.shift
+        for layer, operations, bounds in self._activated:
+            if all(self._reads[operation] == 1 for operation in operations):
+                self.targets[layer].bounds = bounds
 
     def _number(self, value: Any) -> int:
         return self._producer.get(value, -1) if isinstance(value, torch.Tensor) else -1
-
-    def _normalised(self, args: Any) -> None:
-        path = self._paths.get(self._number(args[0]))
-        if path is not None:
-            weight, bias, mean, variance = args[1:5]
-            scale = (1.0 if weight is None else weight) / torch.sqrt(variance + args[-1])
-            shift = (0.0 if bias is None else bias) - mean * scale
-            self._paths[self.index] = _Path(path.layer, (*path.operations, self.index), scale, shift)
 
     def _summed(self, first: torch.Tensor, second: torch.Tensor, total: torch.Tensor) -> None:
         producers = self._number(first), self._number(second)
         if -1 in producers:
             return
         for own, other in (producers, producers[::-1]):
-            path = self._paths.get(own)
-            if path is not None and other < self.targets[path.layer].operation:
-                target = self.targets[path.layer]
-                target.other, target.total = other, target.rows.gather_outputs(total)
-                target.scale, target.shift = path.scale, path.shift
-                self._sums[self.index] = _Path(path.layer, (*path.operations, self.index), path.scale, path.shift)
+            layer = self._layer_of.get(own)
+            if layer is not None and other < own:
+                target = self.targets[layer]
+                target.other, target.outputs = other, target.rows.gather_outputs(total)
+                self._sum_of[self.index] = layer
                 return
 
     def _bounded(self, operation: str, args: Any) -> None:
-        path = self._sums.get(number := self._number(args[0])) or self._paths.get(number)
-        if path is not None:
+        number = self._number(args[0])
+        layer = self._sum_of.get(number) or self._layer_of.get(number)
+        if layer is not None:
             bounds = (0.0, math.inf) if operation.startswith("relu") else (*args[1:], *(-1.0, 1.0)[len(args) - 1 :])
-            self._activated.append((path, bounds))
+            self._activated.append((layer, (number, self.targets[layer].operation), bounds))
 
 
 def _is_plain_sum(args: Any) -> bool:
@@ -236,7 +230,7 @@ class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
         self._needed = {target.other for target in targets.values()}
         self._held: dict[int, torch.Tensor] = {}
         self._exact = True
-        self._fitted: set[str] = set()
+        self.fitted: set[str] = set()  # names of layers
 
     def before_layer(self, call: LayerCall) -> None:
         layer = self._layers_by_name[call.name]
@@ -244,9 +238,9 @@ class _Fitter(LayerWatcher):  # type: ignore[no-untyped-call]
             self._exact = False
         if call.name == self._first_layer:
             self._first_layer = None
-        if self._exact or self._first_layer is not None or call.name in self._fitted:
+        if self._exact or self._first_layer is not None or call.name in self.fitted:
             return
-        self._fitted.add(call.name)
+        self.fitted.add(call.name)
         target = self._targets[call.name]
         wanted, bounds = target.wanted(self._outputs[call.name], self._held)
         inputs = target.rows.gather_inputs(call.image).to(self._dtype)
@@ -282,9 +276,9 @@ def fit_layer(
     rows, taps, _ = inputs.shape
 
     def grouped(values: torch.Tensor) -> torch.Tensor:
-        return values.to(inputs.dtype).reshape(-1, groups, outputs // groups).transpose(0, 1)
+        return values.to(inputs.dtype).reshape(-1, groups, outputs // groups).transpose(0, 1).contiguous()
 
-    columns = inputs.reshape(rows, taps, groups, per_group).permute(2, 0, 1, 3).reshape(groups, rows, -1)
+    columns = inputs.reshape(rows, taps, groups, per_group).permute(2, 0, 1, 3).reshape(groups, rows, -1).contiguous()
     prior = weight.reshape(groups, outputs // groups, per_group, taps).permute(0, 3, 2, 1).flatten(1, 2)
     limits = None if bounds is None else (grouped(bounds[0]), grouped(bounds[1]))
     solved, bias = solve_rows(columns, grouped(wanted), prior, ridge, intercept=intercept, bounds=limits)
