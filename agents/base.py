@@ -20,10 +20,12 @@ class Agent(BaseModel, ABC):
         kind: the name under which a spec asks for it.
         name: how the agent is called in tables; its kind unless told. Unique within a job.
         deterministic: the seed changes nothing, so that one trial is enough.
+        needs_error_curves: it asks for `problem.reconstruction_errors()`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     deterministic: ClassVar[bool] = False
+    needs_error_curves: ClassVar[bool] = False
 
     kind: str
     name: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$")

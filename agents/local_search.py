@@ -27,6 +27,8 @@ class LocalSearch(Agent):
         decisions: how many decisions a proposal moves on average, at least 1.
     """
 
+    needs_error_curves = True
+
     kind: Literal["local_search"] = "local_search"
     step: float = Field(default=0.2, gt=0.0)
     decisions: float = Field(default=2.0, ge=1.0)
@@ -34,6 +36,8 @@ class LocalSearch(Agent):
     def search(
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
     ) -> Evaluation | None:
+        if max_evaluations < 1:
+            return None
         rng = np.random.default_rng(seed)
         errors = problem.reconstruction_errors()
         best = BestSoFar(on_evaluation)

@@ -17,6 +17,7 @@ class Reconstruction(Agent):
 
     kind: Literal["reconstruction"] = "reconstruction"
     deterministic = True
+    needs_error_curves = True
 
     def search(
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation

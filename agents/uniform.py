@@ -20,5 +20,6 @@ class Uniform(Agent):
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
     ) -> Evaluation | None:
         best = BestSoFar(on_evaluation)
-        best(problem.evaluate(problem.fit_to_budget(np.full(len(problem.decisions), 0.5))))
+        if max_evaluations > 0:
+            best(problem.evaluate(problem.fit_to_budget(np.full(len(problem.decisions), 0.5))))
         return best.evaluation

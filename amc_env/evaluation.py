@@ -38,7 +38,7 @@ SplitName = Literal["search", "test"]
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (250 * 32 * 32, 20)  # in smaller ones torch computes 1x1 convolutions without oneDNN
 _MOMENT_ROWS = 30_000  # per layer, for the second moments: they are measured once
-_CALIBRATION_VERSION = 2  # raise it whenever the same data and weights give other moments or orders
+_CALIBRATION_VERSION = 3  # raise it whenever the same data and weights give other moments or orders
 
 
 class NetworkProblem(PruningProblem):
@@ -80,6 +80,8 @@ class NetworkProblem(PruningProblem):
         example = self._images(data.search, slice(0, 2))
         self.graph = trace_channels(self.network, example)
         check_surgery(self.network, self.graph, example)
+        if evaluation.fidelity != "magnitude" or needs_calibration(settings.criterion):
+            _check_fitted(self.network, self.graph)
         choices = [_choices(group, settings) for group in self.graph.groups]
         kept_whole = _matching(self.graph, settings.keep)
         self.worst_error = self.objective.worst
@@ -102,11 +104,20 @@ class NetworkProblem(PruningProblem):
             cost_models=cost_models,
         )
 
-    def prepare(self, on_progress: OnProgress = lambda done, total: None) -> None:
-        """Do now what else the first evaluation does: measure the calibration images, order the channels, factorise."""
-        if needs_calibration(self.settings.criterion) or self.evaluation.fidelity == "prefix":
+    def calibrate(self, on_progress: OnProgress = lambda done, total: None, *, error_curves: bool = False) -> None:
+        """Do now what is done once and kept on disk: measure the calibration images and order the channels, if needed.
+
+        Args:
+            on_progress: called with the layers done and their number.
+            error_curves: whether `reconstruction_errors` will be asked for.
+        """
+        if error_curves or needs_calibration(self.settings.criterion) or self.evaluation.fidelity == "prefix":
             self.calibration.prepare(on_progress)
         _ = self.orders
+
+    def prepare(self, on_progress: OnProgress = lambda done, total: None) -> None:
+        """Do now what else the first evaluation does: `calibrate`, and factorise or record."""
+        self.calibrate(on_progress)
         if self.evaluation.fidelity == "prefix":
             self.prefix.prepare(self._choices_of_groups())
         if self.evaluation.fidelity == "sequential":
@@ -299,6 +310,17 @@ def channel_map(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> ChannelM
         parts.append((dense - per_unit @ widths, per_unit))
     (fixed_in, in_per_unit), (fixed_out, out_per_unit) = parts
     return ChannelMap(fixed_in, in_per_unit, fixed_out, out_per_unit)
+
+
+def _check_fitted(network: nn.Module, graph: ChannelGraph) -> None:
+    """Raises a ValueError if a layer's weights are not where a fit looks for them."""
+    stored = network.state_dict()
+    for name in find_layers(graph):
+        if f"{name}.weight" not in stored:
+            raise ValueError(
+                f"layer {name!r}: a fit expects its weights in a module's parameter 'weight', which is not there; make "
+                f"it an nn.Conv2d or nn.Linear, or take fidelity 'magnitude' and criterion l1, l2 or input_l1"
+            )
 
 
 def _matching(graph: ChannelGraph, patterns: Sequence[str]) -> set[int]:

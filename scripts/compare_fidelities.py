@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""What each fidelity says of the final accuracy: ResNet-56 on CIFAR-10 at half the MACs, random plans at the budget.
+r"""What each fidelity says of the final accuracy: ResNet-56 on CIFAR-10 at half the MACs, random plans at the budget.
 
 Every plan is scored by each fidelity (top-1 and agreement with the dense network on the search split), and its final
 network on the test split: fitted sequentially on all calibration images, and then fine-tuned for a few steps on the
-training images of the file. Printed are Spearman's rank correlations with both finals, and the accuracies of uniform
-ratios and of the reconstruction allocation at each fidelity. What was measured is kept in `--out`, one JSON line per
-plan, and not measured again.
+training images of the file. Printed are Spearman's rank correlations with both finals. For uniform ratios and for the
+reconstruction allocation the top-1 accuracy over both splits is printed, of the network that each fidelity makes with
+all calibration images. What was measured is kept in `--out`, one JSON line per plan, and not measured again.
 
     python scripts/compare_fidelities.py --cifar10 cifar10.npz --resnet56 resnet56.pt --out fidelities.jsonl
+    python scripts/compare_fidelities.py --cifar10 cifar10.npz --resnet56 resnet56.pt --out accuracies.jsonl \
+        --plans 0 --calibration 2000 --search 2000 --test 8000
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ from torch.nn import functional as F
 
 from agents.allocation import allocate
 from amc_env.datasets import SplitSizes
-from amc_env.evaluation import NetworkProblem
+from amc_env.evaluation import NetworkProblem, SplitName
 from amc_env.problem import Widths
 from amc_env.settings import EvaluationSettings
 
+_SPLITS: tuple[SplitName, ...] = ("search", "test")
+_FEW_IMAGES = "sequential, 50 images"
 _FIDELITIES = {
     "magnitude": EvaluationSettings(fidelity="magnitude", recalibrate_batchnorm=False),
     "magnitude + recalibration": EvaluationSettings(fidelity="magnitude", recalibrate_batchnorm=True),
     "prefix": EvaluationSettings(fidelity="prefix", recalibrate_batchnorm=False),
     "prefix + recalibration": EvaluationSettings(fidelity="prefix", recalibrate_batchnorm=True),
-    "sequential, 50 images": EvaluationSettings(fidelity="sequential", images=50, rows=2000),
+    _FEW_IMAGES: EvaluationSettings(fidelity="sequential", images=50, rows=2000),
     "sequential, 250 images": EvaluationSettings(fidelity="sequential", images=250),
 }
 
@@ -75,8 +79,21 @@ def measure(
     return row
 
 
-def _accuracy(problem: NetworkProblem, network: torch.nn.Module) -> float:
-    accuracy = problem.measure_network(network, "test").accuracy
+def accuracies(scorers: dict[str, NetworkProblem], widths: Widths) -> dict[str, float]:
+    """Top-1 accuracy over both splits of the final network of each fidelity."""
+    return {
+        name: np.average(
+            [_accuracy(problem, network, split) for split in _SPLITS],
+            weights=[len(getattr(problem.data, split)) for split in _SPLITS],
+        )
+        for name, problem in scorers.items()
+        if name != _FEW_IMAGES  # which is the same with all images
+        for network in [problem.prune(widths)]
+    }
+
+
+def _accuracy(problem: NetworkProblem, network: torch.nn.Module, split: SplitName = "test") -> float:
+    accuracy = problem.measure_network(network, split).accuracy
     if accuracy is None:
         raise ValueError("expected a classifier")
     return accuracy
@@ -112,30 +129,29 @@ def _build(options: argparse.Namespace) -> tuple[dict[str, NetworkProblem], Netw
 
 def _print(rows: dict[str, dict[str, float]], as_json: bool) -> None:
     random = [row for name, row in rows.items() if name.startswith("random")]
-    finals = [name for name in ("final", "fine-tuned") if name in random[0]]
+    finals = [name for name in ("final", "fine-tuned") if random and name in random[0]]
     correlations = {
         name: {
             final: _rank_correlation(-np.array([row[name] for row in random]), np.array([row[final] for row in random]))
             for final in finals
         }
-        for name in random[0]
+        for name in (random[0] if len(random) > 1 else ())
         if name not in finals
     }
     named = {name: row for name, row in rows.items() if not name.startswith("random")}
     if as_json:
         sys.stdout.write(json.dumps({"plans": len(random), "correlations": correlations, "named": named}) + "\n")
         return
-    sys.stdout.write(
-        f"rank correlation over {len(random)} random plans with the test accuracy of the network that is\n"
-    )
-    sys.stdout.write(f"{'fidelity | objective':<42}" + "".join(f"{final:>14}" for final in finals) + "\n")
+    sys.stdout.write("top-1 accuracy of the final network over both splits\n")
+    for name, row in named.items():
+        sys.stdout.write(f"{name}\n" + "".join(f"{key:<42}{100 * value:13.2f} %\n" for key, value in row.items()))
+    if correlations:
+        sys.stdout.write(
+            f"\nrank correlation over {len(random)} random plans with the test accuracy of the network that is\n"
+        )
+        sys.stdout.write(f"{'fidelity | objective':<42}" + "".join(f"{final:>14}" for final in finals) + "\n")
     for name, values in correlations.items():
         sys.stdout.write(f"{name:<42}" + "".join(f"{values[final]:14.3f}" for final in finals) + "\n")
-    for name, row in named.items():
-        sys.stdout.write(f"\n{name}: search top-1 by fidelity, test top-1 of the final networks\n")
-        for key, value in row.items():
-            if key in finals or key.endswith("top1"):
-                sys.stdout.write(f"{key:<42}{100 * (value if key in finals else 1 - value):13.2f} %\n")
 
 
 def main() -> None:
@@ -163,7 +179,11 @@ def main() -> None:
     training = images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images, labels
     for name, widths in _plans(final, options.plans):
         if name not in rows:
-            rows[name] = measure(scorers, final, training, options.fine_tuning_steps, widths)
+            rows[name] = (
+                measure(scorers, final, training, options.fine_tuning_steps, widths)
+                if name.startswith("random")
+                else accuracies(scorers, widths)
+            )
             with options.out.open("a") as out:
                 out.write(json.dumps({"plan": name, "widths": widths, "row": rows[name]}) + "\n")
     _print(rows, options.json)

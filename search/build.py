@@ -6,14 +6,11 @@ import time
 
 from torch import nn
 
-from agents.local_search import LocalSearch
-from agents.reconstruction import Reconstruction
 from amc_env import zoo
 from amc_env.datasets import SplitSizes, load_splits
 from amc_env.evaluation import NetworkProblem
 from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.pruning.calibration import OnProgress
-from amc_env.pruning.criteria import needs_calibration
 from amc_env.settings import PruningSettings
 from amc_env.splits import DataSplits, Preprocessing
 from amc_env.toy import ToyProblem
@@ -78,16 +75,9 @@ def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
 
 
 def calibrate(problem: PruningProblem, spec: Spec, on_progress: OnProgress) -> None:
-    """Measure what the trials would each measure first; they then find it in the cache.
-
-    Not all of `NetworkProblem.prepare`: what that makes besides is kept in memory, which a trial does not share.
-    """
-    if not isinstance(problem, NetworkProblem):
-        return
-    curves = any(isinstance(agent, LocalSearch | Reconstruction) for agent in spec.agents)
-    if curves or spec.evaluation.fidelity == "prefix" or needs_calibration(spec.pruning.criterion):
-        problem.calibration.prepare(on_progress)
-    _ = problem.orders
+    """Measure what the trials would each measure first; they then find it in the cache."""
+    if isinstance(problem, NetworkProblem):
+        problem.calibrate(on_progress, error_curves=any(agent.needs_error_curves for agent in spec.agents))
 
 
 def measure_test(problem: PruningProblem, widths: Widths) -> Score:

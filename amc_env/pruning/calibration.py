@@ -20,6 +20,7 @@ from amc_env.pruning.rows import sample_rows
 
 #: called with the layers done and all layers
 OnProgress = Callable[[int, int], None]
+_BLOCK = 512  # columns
 _BYTES_AT_ONCE = 2**30  # of the moments that one pass over the images fills
 
 
@@ -154,11 +155,16 @@ class _MomentWatcher(LayerWatcher):  # type: ignore[no-untyped-call]
         rows = max(1, round(self._rows_per_image * call.images))
         sample = sample_rows(call, rows, self._generators[call.name])
         inputs = sample.gather_inputs(call.image).flatten(1).double()
-        count, total, squares = self._sums.get(call.name, (0, 0.0, 0.0))
-        self._sums[call.name] = (count + len(inputs), total + inputs.sum(dim=0), squares + inputs.mT @ inputs)
+        columns = inputs.shape[1]
+        count, total, squares = self._sums.get(call.name, (0, 0.0, inputs.new_zeros(columns, columns)))
+        for first in range(0, columns, _BLOCK):  # the matrix is symmetric: what is above these blocks follows
+            part = slice(first, first + _BLOCK)
+            squares[part, : first + _BLOCK].addmm_(inputs[:, part].mT, inputs[:, : first + _BLOCK])
+        self._sums[call.name] = (count + len(inputs), total + inputs.sum(dim=0), squares)
 
     def moments(self, layer: str) -> Moments:
         rows, total, squares = self._sums[layer]
+        squares = squares.tril() + squares.tril(-1).mT
         return Moments(rows, total.cpu(), (squares - torch.outer(total, total) / rows).cpu())
 
 

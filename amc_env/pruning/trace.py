@@ -117,7 +117,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             convolution, weight = self._convolved.get(features, ("", 0))
             modules = self._modules.get(convolution), self._modules[norm]
             called_once = self._uses[features] == self._uses[weight] == self._uses[scale] == 1
-            if called_once and isinstance(modules[0], nn.Conv2d) and isinstance(modules[1], nn.BatchNorm2d):
+            if not (isinstance(modules[0], nn.Conv2d) and isinstance(modules[1], nn.BatchNorm2d)):
+                continue
+            if called_once and modules[1].track_running_stats:
                 pairs.append((convolution, norm))
         return pairs
 

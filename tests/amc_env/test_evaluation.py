@@ -276,3 +276,35 @@ def test_refuses_a_device_that_is_not_there(name: str, network: nn.Module, data:
     with pytest.raises(ValueError, match=f"^device: expected auto, cpu, or a cuda device that is there, got '{name}' "):
         half(network, data, device=name)
     assert find_device("cpu").type == "cpu"
+
+
+class Kernel(nn.Module):
+    """A convolution whose weights have another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 1, 3, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(images, self.kernel)
+
+
+def test_refuses_to_fit_weights_of_another_name(data: DataSplits) -> None:
+    network = nn.Sequential(
+        Kernel(), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+
+    def build(fidelity: Fidelity) -> NetworkProblem:
+        settings, evaluation = PruningSettings(round_to=1), EvaluationSettings(fidelity=fidelity)
+        return NetworkProblem(network, data, budget={"macs": "50%"}, settings=settings, evaluation=evaluation)
+
+    with pytest.raises(
+        ValueError, match=r"layer '0\.kernel': a fit expects its weights in a module's parameter 'weight'"
+    ):
+        build("prefix")
+    with pytest.raises(
+        ValueError, match=r"layer '0\.kernel': a fit expects its weights in a module's parameter 'weight'"
+    ):
+        build("sequential")
+    magnitude = build("magnitude")
+    assert magnitude.evaluate_widths(magnitude.smallest_widths).feasible

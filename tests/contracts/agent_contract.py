@@ -60,6 +60,11 @@ class AgentContract:
         feasible = [evaluation for evaluation in history if evaluation.feasible]
         assert best is (max(feasible, key=lambda evaluation: evaluation.reward) if feasible else None)
 
+    def test_evaluates_nothing_when_told_so(self) -> None:
+        problem = CountingProblem(4)
+        assert self.agent.search(problem, max_evaluations=0, seed=0, on_evaluation=lambda _: None) is None
+        assert problem.count == 0
+
     @pytest.mark.parametrize(
         "problem",
         [

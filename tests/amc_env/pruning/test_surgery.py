@@ -297,3 +297,8 @@ class UsedTwice(nn.Module):
 @pytest.mark.parametrize("twice", [False, True])
 def test_what_is_used_twice_is_not_folded(*, twice: bool) -> None:
     assert trace_channels(UsedTwice(twice=twice).eval(), example(size=4)).foldable == ()
+
+
+def test_a_norm_that_keeps_no_statistics_is_not_folded() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 2, 1))
+    assert trace_channels(network.eval(), example(size=4)).foldable == ()
