@@ -160,6 +160,7 @@ def main() -> None:
     problems.add_data_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what stands there is not measured again")
     parser.add_argument("--plans", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="plan to measure; another process may do those before")
     parser.add_argument("--calibration", type=int, default=1000)
     parser.add_argument("--search", type=int, default=1000)
     parser.add_argument("--test", type=int, default=2000)
@@ -177,7 +178,7 @@ def main() -> None:
     with np.load(options.cifar10) as arrays:
         images, labels = arrays["train_images"], arrays["train_labels"].astype(np.int64)
     training = images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images, labels
-    for name, widths in _plans(final, options.plans):
+    for name, widths in _plans(final, options.plans)[options.first :]:
         if name not in rows:
             rows[name] = (
                 measure(scorers, final, training, options.fine_tuning_steps, widths)
