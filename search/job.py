@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from amc_env.budget import Budget
 from amc_env.evaluation import NetworkProblem
 from amc_env.policy import write_atomically
@@ -115,12 +117,17 @@ def load_results(folder: Path) -> Results:
     """The results of a job, as far as it has come. Reads only.
 
     Raises:
-        JobError: the folder is none of a job, or the job has not begun its search.
+        JobError: the folder is none of a job, the job has not begun its search, or its results are damaged.
     """
     spec = job_spec(folder)
     if not (folder / "results.json").is_file():
         raise JobError(f"{folder}: the search has not begun; continue with `amc resume {folder}`")
-    results = Results.model_validate_json((folder / "results.json").read_text())
+    try:
+        results = Results.model_validate_json((folder / "results.json").read_bytes())
+    except ValidationError as error:
+        raise JobError(
+            f"{folder / 'results.json'} is damaged; delete it, `amc resume {folder}` makes it anew"
+        ) from error
     return results if results.status == "finished" else _with_trials(results, spec, folder)
 
 

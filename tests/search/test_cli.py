@@ -212,6 +212,20 @@ def test_job_whose_trials_all_failed_has_failed(spec: Path, tmp_path: Path, monk
     assert load_results(tmp_path / "job").status == "failed"
 
 
+def test_damaged_results_are_named_and_made_anew(spec: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    assert amc("run", spec, "--out", job).exit_code == 0
+    before = load_results(job)
+    (job / "results.json").write_text("{broken")
+    for verb in ("show", "resume"):
+        refused = amc(verb, job)
+        assert refused.exit_code == 2
+        assert f"results.json is damaged; delete it, `amc resume {job}` makes it anew" in refused.stderr
+    (job / "results.json").unlink()
+    assert amc("resume", job).exit_code == 0
+    assert comparable(load_results(job)) == comparable(before)
+
+
 def test_interrupted_job_says_so_and_resumes(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         fail_at(patch, KeyboardInterrupt)
