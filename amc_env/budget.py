@@ -17,10 +17,15 @@ class InfeasibleBudgetError(ValueError):
     def __init__(self, cost: str, limit: float, smallest: float, dense: float, unit: str) -> None:
         self.cost, self.limit, self.smallest = cost, limit, smallest
         super().__init__(
-            f"budget {cost} <= {limit:,.0f} {unit} cannot be met: the smallest reachable {cost} is "
-            f"{smallest:,.0f} {unit} ({smallest / dense:.1%} of the dense network's {dense:,.0f}). "
+            f"budget {cost} <= {_amount(limit)} {unit} cannot be met: the smallest reachable {cost} is "
+            f"{_amount(smallest)} {unit} ({smallest / dense:.1%} of the dense network's {_amount(dense)}). "
             f"Raise the budget to at least that, raise max_ratio, or lower round_to."
         )
+
+
+def _amount(value: float) -> str:
+    """Whole bytes and MACs, and four digits of milliseconds."""
+    return f"{value:,.0f}" if value >= 1000 or value == round(value) else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

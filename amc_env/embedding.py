@@ -3,10 +3,13 @@
 Differences from the paper: a decision is a group of channels that must go together, so the layer described is the
 one that first produces them, and MACs[t] is summed over all layers that the group decides last (an owner for every
 layer, so that nothing is counted twice and nothing rests after the last decision). Static features are divided by
-their largest value over the decisions; the paper only says that they are scaled to [0, 1].
+their largest value over the decisions; the paper only says that they are scaled to [0, 1]. Where the paper counts
+FLOPs, the problem chooses what is counted (`feature_cost`): MACs, or the latency of a table.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +23,13 @@ REDUCED, REST, PREVIOUS_RATIO = 8, 9, 10
 class LayerEmbedding:
     """Observations of one problem: float32 (11,), each in [0, 1].
 
-    `reduced` is the fraction of the dense MACs that the decisions made so far remove (later layers dense), `rest`
-    the fraction of the dense MACs in layers that later decisions own, `previous_ratio` the ratio of the last one.
+    `reduced` is the fraction of the dense cost that the decisions made so far remove (later layers dense), `rest`
+    the fraction of the dense cost in layers that later decisions own, `previous_ratio` the ratio of the last one.
     """
 
     def __init__(self, problem: PruningProblem) -> None:
         self._problem = problem
-        self._dense = problem.dense_costs["macs"]
-        macs = _owned_macs(problem)
+        owned, total = _owned_costs(problem)
         rows = [
             (
                 index,
@@ -37,31 +39,39 @@ class LayerEmbedding:
                 decision.layer.input_size[1],
                 max(decision.layer.stride),
                 max(decision.layer.kernel_size),
-                macs[index],
+                owned[index],
             )
             for index, decision in enumerate(problem.decisions)
         ]
         table = np.array(rows, dtype=np.float64)
         self._static = np.zeros((len(rows), len(FEATURES)), dtype=np.float32)
         self._static[:, : table.shape[1]] = table / np.maximum(table.max(axis=0), 1e-12)
-        self._static[:, REST] = np.maximum((macs.sum() - np.cumsum(macs)) / self._dense, 0.0)
+        self._static[:, REST] = np.maximum((owned.sum() - np.cumsum(owned)) / total, 0.0)
 
     def __call__(self, step: int, decided: list[int]) -> NDArray[np.float32]:
         """The state before decision `step`, when the first `step` decisions keep `decided` units."""
         observation: NDArray[np.float32] = self._static[step].copy()
         if step:
-            reduced = 1.0 - self._problem.cost("macs", [*decided, *self._problem.dense_widths[step:]]) / self._dense
-            observation[REDUCED] = max(reduced, 0.0)
+            observation[REDUCED] = self.reduced([*decided, *self._problem.dense_widths[step:]])
             observation[PREVIOUS_RATIO] = self._problem.decisions[step - 1].ratio(decided[-1])
         return observation
 
+    def reduced(self, widths: Sequence[int]) -> float:
+        """The fraction of the dense cost that these widths remove, in [0, 1]."""
+        name = self._problem.feature_cost
+        return min(max(1.0 - self._problem.cost(name, widths) / self._problem.dense_costs[name], 0.0), 1.0)
 
-def _owned_macs(problem: PruningProblem) -> NDArray[np.float64]:
-    """Dense MACs per decision: a layer belongs to the last decision that changes its outputs, else its inputs."""
+
+def _owned_costs(problem: PruningProblem) -> tuple[NDArray[np.float64], float]:
+    """Dense cost per decision, and of all layers.
+
+    A layer belongs to the last decision that changes its outputs, else its inputs.
+    """
     owned = np.zeros(len(problem.decisions))
     channels = problem.channels
-    for layer, outputs, inputs in zip(problem.layers, channels.out_per_unit, channels.in_per_unit, strict=True):
+    costs = problem.cost_models[problem.feature_cost].layer_costs(problem.layers)
+    for cost, outputs, inputs in zip(costs, channels.out_per_unit, channels.in_per_unit, strict=True):
         owners = np.flatnonzero(outputs) if outputs.any() else np.flatnonzero(inputs)
         if len(owners):
-            owned[owners[-1]] += layer.macs
-    return owned
+            owned[owners[-1]] += cost
+    return owned, float(costs.sum())

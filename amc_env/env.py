@@ -46,6 +46,9 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | 9 | rest | dense MACs of the layers that later decisions own | dense MACs of the network |
     | 10 | previous_ratio | ratio of the previous decision, after rounding | - |
 
+    With a problem whose `feature_cost` is another than "macs", such as the latency of a table, features 7 to 9 count
+    that cost in the place of MACs.
+
     The observation after the last step is that of the last decision with its ratio counted in 8 and 10.
 
     ## Reward
@@ -151,8 +154,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def _final_observation(self) -> Observation:
         last = len(self._kept) - 1
         observation = self._embed(last, self._kept[:-1])
-        reduced = 1.0 - self.problem.cost("macs", self._kept) / self.problem.dense_costs["macs"]
-        observation[REDUCED] = max(reduced, 0.0)
+        observation[REDUCED] = self._embed.reduced(self._kept)
         observation[PREVIOUS_RATIO] = self.problem.decisions[last].ratio(self._kept[last])
         return observation
 

@@ -50,7 +50,7 @@ class NetworkProblem(PruningProblem):
     Args:
         network: a trained network; it is put into evaluation mode and onto the device, and not changed otherwise.
         data: calibration images and the two disjoint splits.
-        budget, reward, cost_models: as of `PruningProblem`.
+        budget, reward, cost_models, feature_cost: as of `PruningProblem`.
         settings: how channels are removed.
         evaluation: how a pruned network is evaluated.
 
@@ -69,7 +69,8 @@ class NetworkProblem(PruningProblem):
         reward: RewardForm = "error",
         settings: PruningSettings = PruningSettings(),
         evaluation: EvaluationSettings = EvaluationSettings(),
-        cost_models: Sequence[CostModel] | None = None,
+        cost_models: Sequence[CostModel] = (),
+        feature_cost: str = "macs",
     ) -> None:
         self.device = find_device(evaluation.device)
         self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,6 +103,7 @@ class NetworkProblem(PruningProblem):
             budget=budget,
             reward=reward,
             cost_models=cost_models,
+            feature_cost=feature_cost,
         )
 
     def calibrate(self, on_progress: OnProgress = lambda done, total: None, *, error_curves: bool = False) -> None:
@@ -148,6 +150,25 @@ class NetworkProblem(PruningProblem):
     def prune(self, widths: Widths) -> nn.Module:
         """The thin network, repaired as the settings say with all calibration images; float32."""
         return self._thin(widths)
+
+    def thin_shape(self, widths: Widths, *, folded: bool) -> nn.Module:
+        """A network of these widths to be timed, on the CPU: which channels stay is arbitrary, nothing is fitted.
+
+        Args:
+            folded: whether batch norm is folded into the convolutions.
+        """
+        kept: list[IntArray] = [np.arange(group.size) for group in self.graph.groups]
+        for index, width in zip(self._decided, widths, strict=True):
+            kept[index] = np.arange(width)
+        thin = apply_plan(self.network, make_plan(self.graph, kept)).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if folded:
+            fold_batchnorm(thin, self.graph.foldable)
+        return thin  # type: ignore[no-any-return]
+
+    def timed_input(self, batch: int) -> torch.Tensor:
+        """Images as the network sees them, float32 (batch, channels, height, width), on the CPU."""
+        images = self._images(self.data.search, slice(0, batch)).cpu().contiguous()
+        return images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
 
     def reconstruction_errors(self) -> tuple[NDArray[np.float64], ...]:
         """See `PrefixReconstruction.errors`; the calibration images are measured first if they were not yet."""

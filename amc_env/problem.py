@@ -171,7 +171,10 @@ class PruningProblem(ABC):
         channels: how the layers' channels follow from the widths.
         budget: cost name -> limit, a number in the cost's unit or "50%" of the dense cost. Several may hold at once.
         reward: the form of the reward.
-        cost_models: the costs that are counted; "macs" and "size" unless told.
+        cost_models: further costs that a budget may name, such as a latency table. "macs" and "size" are always
+            counted, others that `hw` knows if a budget names them.
+        feature_cost: the cost of which the embedding tells the decision's share, what was reduced and what rests;
+            "macs" in [AMC], which calls them FLOPs.
 
     Raises:
         InfeasibleBudgetError: no policy meets a budget.
@@ -188,7 +191,8 @@ class PruningProblem(ABC):
         *,
         budget: Mapping[str, float | str],
         reward: RewardForm = "error",
-        cost_models: Sequence[CostModel] | None = None,
+        cost_models: Sequence[CostModel] = (),
+        feature_cost: str = "macs",
     ) -> None:
         if not decisions:
             raise ValueError("a pruning problem needs at least one decision: no channels of the network can be removed")
@@ -198,7 +202,11 @@ class PruningProblem(ABC):
         self.layers = tuple(layers)
         self.channels = channels
         self.reward_form: RewardForm = reward
-        self.cost_models = {model.name: model for model in cost_models or [make() for make in COST_MODELS.values()]}
+        counted = [make() for name, make in COST_MODELS.items() if name in ("macs", "size", *budget)]
+        self.cost_models: dict[str, CostModel] = {model.name: model for model in (*counted, *cost_models)}
+        if feature_cost not in self.cost_models:
+            raise ValueError(f"feature_cost: expected one of {', '.join(self.cost_models)}, got {feature_cost!r}")
+        self.feature_cost = feature_cost
         self._cost_functions = {
             name: channels.cost_of_widths(model.bind(self.layers)) for name, model in self.cost_models.items()
         }
@@ -364,7 +372,8 @@ class PruningProblem(ABC):
         smallest = self.costs(self.smallest_widths)
         for name, value in budget.items():
             if name not in self.cost_models:
-                raise ValueError(f"budget: unknown cost {name!r}; known: {', '.join(sorted(self.cost_models))}")
+                known = sorted({*self.cost_models, *COST_MODELS})
+                raise ValueError(f"budget: unknown cost {name!r}; known: {', '.join(known)}")
             limit = parse_limit(name, value, self.dense_costs[name])
             if smallest[name] > limit:
                 unit = self.cost_models[name].unit

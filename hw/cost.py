@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hw.layers import LayerShape
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 #: cost(kept_in, kept_out): both int64 of shape (layers,), channels that each layer keeps.
 CostFunction = Callable[[IntArray, IntArray], float]
@@ -33,6 +34,10 @@ class CostModel(Protocol):
 
         A cost that is a `BilinearCost` is best returned as one: a pruning problem counts it several times faster.
         """
+        ...
+
+    def layer_costs(self, layers: Sequence[LayerShape]) -> FloatArray:
+        """What each layer costs by itself, float64 (layers,)."""
         ...
 
 
@@ -63,6 +68,9 @@ class MacCount:
     def bind(self, layers: Sequence[LayerShape]) -> CostFunction:
         return _bilinear(layers, [layer.macs for layer in layers], [0] * len(layers))
 
+    def layer_costs(self, layers: Sequence[LayerShape]) -> FloatArray:
+        return np.array([layer.macs for layer in layers], dtype=np.float64)
+
 
 class WeightSize:
     """Bytes of all learnable parameters (weights, biases, scales and shifts), as stored in `bytes_per_weight` each."""
@@ -81,9 +89,47 @@ class WeightSize:
         ]
         return _bilinear(layers, kernels, per_channel)
 
+    def layer_costs(self, layers: Sequence[LayerShape]) -> FloatArray:
+        return np.array([layer.weights * self.bytes_per_weight for layer in layers], dtype=np.float64)
+
+
+class ActivationSize:
+    """Peak bytes of activations for one image: the largest sum of one layer's input and output feature maps.
+
+    It is what a layer needs while it runs (as MCUNet counts it, arXiv 2007.10319). A shortcut that waits beside the
+    layer is not counted, and a runtime that keeps more alive needs more.
+    """
+
+    name = "activations"
+    unit = "bytes"
+
+    def __init__(self, bytes_per_value: int = 4) -> None:
+        self.bytes_per_value = bytes_per_value
+
+    def bind(self, layers: Sequence[LayerShape]) -> CostFunction:
+        inputs, outputs = self._areas(layers)
+        return lambda kept_in, kept_out: int((inputs * kept_in + outputs * kept_out).max())
+
+    def layer_costs(self, layers: Sequence[LayerShape]) -> FloatArray:
+        inputs, outputs = self._areas(layers)
+        costs: FloatArray = (
+            inputs * [layer.in_channels for layer in layers] + outputs * [layer.out_channels for layer in layers]
+        ).astype(np.float64)
+        return costs
+
+    def _areas(self, layers: Sequence[LayerShape]) -> tuple[IntArray, IntArray]:
+        """Bytes of one channel of each layer's input and output, int64 (layers,); none where nothing is multiplied."""
+        sizes = np.array([(*layer.input_size, *layer.output_size) for layer in layers], dtype=np.int64)
+        counted = np.array([layer.op in ("conv", "linear") for layer in layers]) * self.bytes_per_value
+        return sizes[:, 0] * sizes[:, 1] * counted, sizes[:, 2] * sizes[:, 3] * counted
+
 
 #: the cost models that a budget can name without further data
-COST_MODELS: Mapping[str, Callable[[], CostModel]] = {"macs": MacCount, "size": WeightSize}
+COST_MODELS: Mapping[str, Callable[[], CostModel]] = {
+    "macs": MacCount,
+    "size": WeightSize,
+    "activations": ActivationSize,
+}
 
 
 def _bilinear(layers: Sequence[LayerShape], kernels: Sequence[int], per_channel: Sequence[int]) -> BilinearCost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 LayerOp = Literal["conv", "linear", "norm", "scale"]
@@ -25,6 +25,8 @@ class LayerShape:
         input_size, output_size: (height, width) of the feature maps, in pixels.
         bias: whether one bias per output channel is stored.
         owns_weights: False for a second call of the same weights, which cost MACs again but no storage.
+        followed_by: operations between this layer and the next, in the order in which they run, e.g. ("batch_norm",
+            "relu"): activation, residual sum, pooling. Their time counts with the layer's.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LayerShape:
     output_size: tuple[int, int] = (1, 1)
     bias: bool = False
     owns_weights: bool = True
+    followed_by: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.in_channels < 1 or self.out_channels < 1 or self.groups < 1:

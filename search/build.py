@@ -14,6 +14,7 @@ from amc_env.pruning.calibration import OnProgress
 from amc_env.settings import PruningSettings
 from amc_env.splits import DataSplits, Preprocessing
 from amc_env.toy import ToyProblem
+from hw.latency_table import LatencyTable
 from search.spec_models import CifarResnet, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
 
 
@@ -50,11 +51,17 @@ def load_data(spec: Spec) -> DataSplits | None:
     )
 
 
-def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
+def build_problem(spec: Spec, data: DataSplits | None = None, table: LatencyTable | None = None) -> PruningProblem:
     """The problem that the spec states, on these data; they are loaded if not given.
+
+    Args:
+        spec: what to build.
+        data: as of `load_data`.
+        table: for a budget on latency; without it that budget is left out.
 
     Raises:
         InfeasibleBudgetError: no policy meets a budget.
+        MissingEntryError: the table does not know the network.
         ValueError: the network cannot be built, traced or pruned, or the weights do not fit.
         OSError: there are no such weights or data.
     """
@@ -67,10 +74,12 @@ def build_problem(spec: Spec, data: DataSplits | None = None) -> PruningProblem:
     return NetworkProblem(
         _network(spec),
         data,
-        budget=spec.budget,
+        budget={cost: limit for cost, limit in spec.limits.items() if table or cost != LatencyTable.name},
         reward=spec.reward,
         settings=PruningSettings(**spec.pruning.model_dump()),
         evaluation=spec.evaluation.settings(),
+        cost_models=[table] if table else [],
+        feature_cost=spec.feature_cost if table else "macs",
     )
 
 
@@ -87,7 +96,7 @@ def measure_test(problem: PruningProblem, widths: Widths) -> Score:
 
 def _toy(spec: Spec, toy: Toy) -> ToyProblem:
     problem = SlowToyProblem(
-        toy.decisions, channels=toy.channels, budget=spec.budget, reward=spec.reward, seed=toy.seed
+        toy.decisions, channels=toy.channels, budget=spec.limits, reward=spec.reward, seed=toy.seed
     )
     problem.seconds_per_evaluation = toy.seconds_per_evaluation
     return problem

@@ -10,18 +10,19 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from search.errors import UserError
+from search.cli_errors import FAILED, INTERRUPTED, USAGE, clear_errors, fail
+from search.cli_lut import lut
 
 if TYPE_CHECKING:
-    from search.progress import CalibrationProgress, OnJobProgress, TrialProgress
+    from search.progress import OnJobProgress, SetUpProgress, TrialProgress
     from search.results import Results
     from search.spec_models import Spec
 
-FAILED, USAGE, NO_FEASIBLE_POLICY, INTERRUPTED = 1, 2, 3, 130
+NO_FEASIBLE_POLICY = 3
 
 _FOLDER = click.Path(path_type=Path)
 _address = click.option("--address", help="Of a Ray cluster that exists; by default one is started for the job.")
@@ -43,7 +44,7 @@ def main() -> None:
 @_address
 def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
     """Run a job and compare its agents."""
-    with _clear_errors():
+    with clear_errors():
         from search.job import run_job
         from search.spec import load_spec
 
@@ -59,7 +60,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 @_address
 def resume(folder: Path, address: str | None) -> None:
     """Go on with a job that was interrupted, or in which trials failed."""
-    with _clear_errors():
+    with clear_errors():
         from search.job import job_spec, resume_job
 
         with _job(folder, job_spec(folder)) as on_progress:
@@ -71,7 +72,7 @@ def resume(folder: Path, address: str | None) -> None:
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 def show(folder: Path) -> None:
     """Show how far a job is, or its results. Changes nothing."""
-    with _clear_errors():
+    with clear_errors():
         from search.job import is_running, load_results
 
         results = load_results(folder)
@@ -93,7 +94,7 @@ def show(folder: Path) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table", show_default=True)
 def compare(folders: tuple[Path, ...], form: str) -> None:
     """Compare the agents of one or several jobs."""
-    with _clear_errors():
+    with clear_errors():
         from search.job import load_results
         from search.tables import compare as compare_results
         from search.tables import format_rows
@@ -109,14 +110,17 @@ def compare(folders: tuple[Path, ...], form: str) -> None:
 @click.option("--seed", type=int, help="Of this seed; by default the best of all.")
 def export(folder: Path, out: Path, agent: str | None, seed: int | None) -> None:
     """Write the best policy of a job and its pruned network."""
-    with _clear_errors():
+    with clear_errors():
         from search.export import ExportError, export_job
 
         try:
             export_job(folder, out, agent, seed)
         except ExportError as error:
-            _fail(error, FAILED)
+            fail(error, FAILED)
         click.echo(f"written to {out}")
+
+
+main.add_command(lut)
 
 
 @main.group()
@@ -128,14 +132,14 @@ def spec() -> None:
 @click.argument("path", default="spec.yaml", type=_FOLDER)
 def spec_init(path: Path) -> None:
     """Write a commented spec to start from, for the embedded digits."""
-    with _clear_errors():
+    with clear_errors():
         from search.spec import STARTER
 
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(STARTER)
         except OSError as error:
-            _fail(f"{path}: cannot be written: {error.strerror}", USAGE)
+            fail(f"{path}: cannot be written: {error.strerror}", USAGE)
         click.echo(f"written to {path}; run it with: amc run {path}")
 
 
@@ -144,7 +148,7 @@ def spec_init(path: Path) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `amc run`.")
 def spec_validate(path: Path, overrides: tuple[str, ...]) -> None:
     """Check a spec without running it."""
-    with _clear_errors():
+    with clear_errors():
         from search.spec import load_spec
 
         loaded = load_spec(path, overrides)
@@ -186,7 +190,7 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
             with LiveProgress(trials, spec.evaluations) as live:
                 yield live
         else:
-            yield _CalibrationLine()
+            yield _SetUpLines()
     except KeyboardInterrupt:
         _interrupted(folder)
     finally:
@@ -194,18 +198,19 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
     click.echo(f"wall-clock {time.monotonic() - started:.1f} s", err=True)
 
 
-class _CalibrationLine:
-    """Says once that a job is calibrating, if there is anything to measure; nothing else."""
+class _SetUpLines:
+    """Says once that a job is calibrating, if there is anything to measure, and once that it measures latency."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._said: set[type] = set()
 
-    def __call__(self, progress: TrialProgress | CalibrationProgress) -> None:
-        from search.progress import CalibrationProgress
+    def __call__(self, progress: TrialProgress | SetUpProgress) -> None:
+        from search.progress import CalibrationProgress, LatencyProgress
 
-        if isinstance(progress, CalibrationProgress) and progress.done < progress.layers and not self._said:
+        calibrating = isinstance(progress, CalibrationProgress) and progress.done < progress.layers
+        if type(progress) not in self._said and (calibrating or isinstance(progress, LatencyProgress)):
             click.echo(progress, err=True)
-            self._said = True
+            self._said.add(type(progress))
 
 
 def _conclude(results: Results, folder: Path) -> None:
@@ -241,19 +246,3 @@ def _interrupted(folder: Path) -> None:
     begun = (folder / "spec.yaml").exists()
     click.echo(f"interrupted; continue with: amc resume {folder}" if begun else "interrupted before it began", err=True)
     sys.exit(INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors that a user can mend are one message and an exit code, without a traceback."""
-    try:
-        yield
-    except UserError as error:
-        _fail(error, USAGE)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-
-
-def _fail(error: object, code: int) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
-    sys.exit(code)

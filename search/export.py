@@ -21,6 +21,7 @@ from amc_env.policy import PruningPolicy
 from amc_env.pruning.surgery import apply_plan
 from search.build import build_problem, build_untrained
 from search.job import load_results
+from search.latency_job import job_table
 from search.results import PolicyRecord, Results, TrialRecord
 from search.spec_models import Spec
 
@@ -46,7 +47,7 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
     trial, winner = choose_winner(results, agent, seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder; give another --out")
-    problem = build_problem(Spec.model_validate(results.spec))
+    problem = build_problem(Spec.model_validate(results.spec), table=job_table(job))
     if not isinstance(problem, NetworkProblem):
         raise ExportError("the job searched the toy problem, which has no network to export")
     network = problem.prune(winner.widths).to(memory_format=torch.contiguous_format)

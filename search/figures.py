@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from amc_env.objectives import find_objective
 
 #: stands for a figure that there is not
 NONE = "-"
-_COST_NAMES = {"macs": "MACs"}
+_COST_NAMES = {"macs": "MACs", "latency_ms": "latency"}
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -22,6 +24,8 @@ def human(value: float | None, unit: str = "") -> str:
     factor, prefix = next((step for step in steps if abs(value) >= 0.9995 * step[0]), (1.0, ""))
     scaled = value / factor
     digits = 0 if abs(scaled) >= 99.95 or (not prefix and scaled == round(scaled)) else 1 if abs(scaled) >= 9.995 else 2
+    if 0 < abs(scaled) < 0.9995:
+        digits = 2 - math.floor(math.log10(abs(scaled)))
     unit = "B" if unit == "bytes" and prefix else unit
     separator = "" if unit == "B" else " "
     return f"{scaled:.{digits}f} {prefix}{separator if prefix else ''}{unit}".strip()

@@ -7,6 +7,7 @@
 - `DIR/trials/<agent>-seed<k>/result.json`: if and only if the trial is finished
 - `DIR/trials/<agent>-seed<k>/error.txt`: if it failed
 - `DIR/attempts/<n>/`: what Ray Tune keeps of the n-th attempt
+- `DIR/latency.json`, `latency.journal`, `rounds/<n>/`: see `search.latency_job`
 - `DIR/lock`: locked by the process that runs the job
 """
 
@@ -16,7 +17,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,11 +30,13 @@ from amc_env.policy import write_atomically
 from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
+from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, measure_test
 from search.errors import UserError
+from search.latency_job import given_table, provide_table, refine, time_policies
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
-from search.progress import CalibrationProgress, OnJobProgress, TrialProgress
+from search.progress import CalibrationProgress, OnJobProgress, SetUpProgress, TrialProgress
 from search.report import write_report
 from search.results import (
     BudgetRecord,
@@ -46,9 +49,10 @@ from search.results import (
 )
 from search.spec import load_spec, save_spec
 from search.spec_models import Spec
+from search.tables import missed_winner
 from search.trial import plan_trials, read_trial
 
-_VERSIONS = ("amc-search", "torch", "torchvision", "gymnasium", "stable-baselines3", "ray", "numpy")
+_VERSIONS = ("amc-search", "torch", "torchvision", "gymnasium", "stable-baselines3", "ray", "numpy", "onnxruntime")
 
 
 class JobError(UserError):
@@ -61,9 +65,10 @@ class _Job:
     data: DataSplits | None
     problem: PruningProblem
     address: str | None
+    table: LatencyTable | None = None
 
 
-def _ignore(progress: TrialProgress | CalibrationProgress) -> None:
+def _ignore(progress: TrialProgress | SetUpProgress) -> None:
     pass
 
 
@@ -96,7 +101,7 @@ def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgr
     """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
     spec = job_spec(folder)
     with _locked(folder):
-        done = (folder / "results.json").exists() and load_results(folder).status == "finished"
+        done = (folder / "results.json").exists() and _is_done(load_results(folder))
         if done and not _pending(spec, folder) and (folder / "report.html").exists():
             raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
         return _run(_prepare(spec, address), folder.resolve(), on_progress)
@@ -147,27 +152,48 @@ def _prepare(spec: Spec, address: str | None) -> _Job:
         else:
             check_reachable(address)
         data = load_data(spec)
-        return _Job(spec, data, build_problem(spec, data), address)
+        return _Job(spec, data, build_problem(spec, data, given_table(spec)), address)
     except (ValueError, OSError) as error:
+        raise JobError(str(error)) from error
+
+
+def _with_table(job: _Job, folder: Path, on_progress: OnJobProgress) -> _Job:
+    """The job with the budget on latency, if the spec has one; the table is measured now if there is none."""
+    if not job.spec.needs_table or not isinstance(job.problem, NetworkProblem):
+        return job
+    try:
+        table = provide_table(job.spec, job.problem, folder, on_progress)
+        return replace(job, problem=build_problem(job.spec, job.data, table), table=table)
+    except ValueError as error:
         raise JobError(str(error)) from error
 
 
 def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
     started = time.monotonic()
-    begun = _begin(job, folder)
-    pending = _pending(job.spec, folder)
-    for name in pending:
-        (folder / "trials" / name).mkdir(parents=True, exist_ok=True)
-        (folder / "trials" / name / "error.txt").unlink(missing_ok=True)
-    with contextlib.suppress(KeyboardInterrupt):  # the trials tell what was interrupted
-        if pending:
-            calibrate(job.problem, job.spec, lambda done, layers: on_progress(CalibrationProgress(done, layers)))
-            _search(job, folder, pending, on_progress)
-    seconds = begun.seconds + time.monotonic() - started
-    results = _with_trials(begun, job.spec, folder).model_copy(update={"seconds": seconds})
-    _save(results, folder)
-    write_report(results, folder / "report.html")
-    return results
+    job = _with_table(job, folder, on_progress)
+    while True:
+        begun = _begin(job, folder)
+        pending = _pending(job.spec, folder)
+        for name in pending:
+            (folder / "trials" / name).mkdir(parents=True, exist_ok=True)
+            (folder / "trials" / name / "error.txt").unlink(missing_ok=True)
+        with contextlib.suppress(KeyboardInterrupt):  # the trials tell what was interrupted
+            if pending:
+                calibrate(job.problem, job.spec, lambda done, layers: on_progress(CalibrationProgress(done, layers)))
+                _search(job, folder, pending, on_progress)
+        results = _with_trials(begun, job.spec, folder)
+        if results.status == "finished" and job.table is not None and isinstance(job.problem, NetworkProblem):
+            record = time_policies(job.spec, job.problem, job.table, results.trials, folder, on_progress)
+            results = results.model_copy(update={"latency": record})
+            missed = missed_winner(results)
+            if missed is not None and len(record.refinements) < job.spec.latency.refine:
+                table = refine(folder, job.table, job.problem, missed)
+                job = replace(job, problem=build_problem(job.spec, job.data, table), table=table)
+                continue
+        results = results.model_copy(update={"seconds": begun.seconds + time.monotonic() - started})
+        _save(results, folder)
+        write_report(results, folder / "report.html")
+        return results
 
 
 def _search(job: _Job, folder: Path, pending: list[str], on_progress: OnJobProgress) -> None:
@@ -194,6 +220,7 @@ def _begin(job: _Job, folder: Path) -> Results:
         _save(begun, folder)
         return begun
     begun = Results.model_validate_json(path.read_text())
+    begun = begun.model_copy(update={"latency": None})
     changed = [name for name, value in identity.items() if getattr(begun, name) != value]
     if Spec.model_validate(begun.spec) != job.spec:  # not by spec_id: a newer release may add keys with defaults
         changed.append("spec")
@@ -242,7 +269,7 @@ def _describe(job: _Job, identity: dict[str, str]) -> Results:
 
 
 def _budget(problem: PruningProblem, budget: Budget) -> BudgetRecord:
-    fraction = budget.limit / problem.dense_costs[budget.cost]
+    fraction = budget.limit / problem.dense_costs[budget.cost]  # of latency: less the margin
     unit = problem.cost_models[budget.cost].unit
     return BudgetRecord(cost=budget.cost, limit=budget.limit, fraction=fraction, unit=unit)
 
@@ -272,6 +299,10 @@ def job_status(trials: tuple[TrialRecord, ...]) -> JobStatus:
     if "interrupted" in states:
         return "interrupted"
     return "failed" if states == {"failed"} else "finished"
+
+
+def _is_done(results: Results) -> bool:
+    return results.status == "finished" and (results.latency is not None or "latency_ms" not in results.dense.costs)
 
 
 def _pending(spec: Spec, folder: Path) -> list[str]:

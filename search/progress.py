@@ -43,8 +43,26 @@ class CalibrationProgress:
         return f"calibrating: {self.done}/{self.layers} layers"
 
 
+@dataclass(frozen=True)
+class LatencyProgress:
+    """How many networks are measured for a latency table, or timed at the end; comes before and after all trials.
+
+    Attributes:
+        seconds_left: None if nothing is known yet.
+    """
+
+    done: int
+    networks: int
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
+        return f"measuring latency: {self.done}/{self.networks} networks{left}"
+
+
 OnProgress = Callable[[TrialProgress], None]
-OnJobProgress = Callable[[TrialProgress | CalibrationProgress], None]
+SetUpProgress = CalibrationProgress | LatencyProgress
+OnJobProgress = Callable[[TrialProgress | SetUpProgress], None]
 
 
 def seconds_left(progress: TrialProgress, evaluations: int) -> float | None:
@@ -66,16 +84,19 @@ class LiveProgress:
     def __init__(self, trials: Sequence[str], evaluations: int, console: Console | None = None) -> None:
         self._evaluations = evaluations
         self._trials = {trial: TrialProgress(trial, "waiting") for trial in trials}
-        self._calibration: CalibrationProgress | None = None
+        self._set_up: SetUpProgress | None = None
         console = console or Console(stderr=True)
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=2, redirect_stdout=False)
 
-    def __call__(self, progress: TrialProgress | CalibrationProgress) -> None:
+    def __call__(self, progress: TrialProgress | SetUpProgress) -> None:
         if isinstance(progress, CalibrationProgress):
-            if self._calibration or progress.done < progress.layers:
-                self._calibration = progress
+            if self._set_up or progress.done < progress.layers:
+                self._set_up = progress
             return
-        self._calibration = None
+        if isinstance(progress, LatencyProgress):
+            self._set_up = progress
+            return
+        self._set_up = None
         known = self._trials[progress.trial]
         if progress.evaluations == 0 and known.evaluations > 0:
             progress = TrialProgress(
@@ -94,7 +115,7 @@ class LiveProgress:
 
     def table(self) -> Table:
         """The view as it is now."""
-        title = None if self._calibration is None else str(self._calibration)
+        title = None if self._set_up is None else str(self._set_up)
         table = Table(box=None, header_style="dim", title=title, title_justify="left")
         table.add_column("trial")
         table.add_column("state")

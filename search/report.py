@@ -11,8 +11,9 @@ import yaml
 
 from amc_env.policy import write_atomically
 from search.figures import cost_label, duration, human, percent
+from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, progress_plot, ratios_plot, score_name
-from search.results import DecisionRecord, Results, TrialRecord
+from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
 from search.svg import colour, marker
 from search.tables import agents_of, budgeted_costs, compare, display_table, winner
 from search.theme import CSS
@@ -32,7 +33,7 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_layers(results), _failures(results), _provenance(results)]
+    sections += [_latency(results), _layers(results), _failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -113,6 +114,68 @@ def _cost(results: Results, cost: str) -> str:
         _legend(results)
         + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
     )
+
+
+def _latency(results: Results) -> str:
+    record = results.latency
+    if record is None:
+        return ""
+    agents = agents_of(results)
+    headings = ["agent", "seed", "predicted", "measured", "of budget", "10th to 90th percentile", "speed-up"]
+    body = []
+    if record.dense is not None and record.dense_again is not None and record.speed is not None:
+        dense = [
+            "dense", "-", human(record.predicted_dense_ms, "ms"), human(record.dense.p10 / record.speed, "ms"), "-",
+            _range(record.dense), f"1 (the same network twice: {record.dense.p10 / record.dense_again.p10:.3f})",
+        ]  # fmt: skip
+        body.append(_row(headings, [*map(_escape, dense)], "dense"))
+    best = winner(results.trials)
+    for timed in record.policies:
+        cells = [
+            str(timed.seed), human(timed.predicted_ms, "ms"), human(timed.measured_ms, "ms"),
+            percent(timed.measured_ms / record.limit_ms, 1), _range(timed.timing),
+            f"{timed.speedup:.3f} ({timed.speedup_low:.3f} to {timed.speedup_high:.3f})",
+        ]  # fmt: skip
+        name = _swatch(agents.index(timed.agent)) + _escape(timed.agent)
+        css = "best" if best and timed.widths == best[1].widths else ""
+        body.append(_row(headings, [name, *(_stacked(cell) for cell in cells)], css))
+    marks = [
+        (timed.predicted_ms, timed.measured_ms, agents.index(timed.agent), f"{timed.agent}, seed {timed.seed}")
+        for timed in record.policies
+    ]
+    checked = _section(
+        "Latency, predicted and measured",
+        f"{record.conditions}, on {record.host.get('processor', 'unknown')}. Small dots: the {record.networks} "
+        "networks behind the table, each predicted by a fit without it; large markers: the best policies. The thin "
+        "lines are 5 % apart from the diagonal. Times are the 10th percentile of interleaved runs, at the speed at "
+        "which the table was measured.",
+        (_table(headings, body) if body else "")
+        + _refinements(record)
+        + _both(lambda width: prediction_plot(record.checks, marks, width=width)),
+    )
+    return checked + "".join(
+        _section(
+            f"Latency of {staircase.layer}",
+            f"{staircase.described}; over its {staircase.axis} channels, the other width dense. Dots are entries of "
+            "the table with their 10th to 90th percentile, the line is what the search saw.",
+            _both(lambda width, staircase=staircase: staircase_plot(staircase, width=width)),  # type: ignore[misc]
+        )
+        for staircase in record.staircases
+    )
+
+
+def _range(timing: TimingRecord) -> str:
+    return f"{human(timing.p10)} to {human(timing.p90)} ms"
+
+
+def _refinements(record: LatencyRecord) -> str:
+    lines = [
+        f"Round {index}: the winner ({refinement.agent}, seed {refinement.seed}) was predicted at "
+        f"{human(refinement.predicted_ms, 'ms')} and took {human(refinement.measured_ms, 'ms')}; the table was "
+        "corrected by that, and the search went on."
+        for index, refinement in enumerate(record.refinements, start=1)
+    ]
+    return "".join(f'<p class="caption">{_prose(line)}</p>' for line in lines)
 
 
 def _layers(results: Results) -> str:

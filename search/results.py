@@ -117,6 +117,82 @@ class DenseRecord(Record):
     test_accuracy: float | None
 
 
+class TimingRecord(Record):
+    """Milliseconds of so many runs, as the clock showed them."""
+
+    n: int
+    median: float
+    p10: float
+    p90: float
+
+
+class TimedPolicyRecord(Record):
+    """A trial's best policy timed end to end.
+
+    `measured_ms` is at the speed of the table's reference, comparable with `predicted_ms` and the budget; `timing` is
+    what the clock showed. The speed-up is over the dense network in the same run, with its 95 % range.
+    """
+
+    agent: str
+    seed: int
+    widths: tuple[int, ...]
+    predicted_ms: float
+    measured_ms: float
+    timing: TimingRecord
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
+class RefinementRecord(Record):
+    """A winner that missed the budget when it was measured, by which the table was corrected."""
+
+    agent: str
+    seed: int
+    predicted_ms: float
+    measured_ms: float
+
+
+class StaircaseRecord(Record):
+    """Latency of one layer over one of its widths: entries (width, mean, p10, p90) and the table's curve, in ms."""
+
+    layer: str
+    described: str
+    axis: Literal["input", "output"]
+    entries: tuple[tuple[int, float, float, float], ...]
+    curve: tuple[tuple[int, float], ...]
+
+
+class LatencyRecord(Record):
+    """How latency was predicted and measured.
+
+    Attributes:
+        limit_ms: the budget as the spec states it, before the margin.
+        unmeasured: why no policy was timed; None if they were.
+        dense, dense_again: the dense network, two copies in the run in which the policies were timed.
+        speed: how much slower the machine ran in that run than when the table was measured.
+        checks: predicted (by a fit without it) and measured latency of each network behind the table's correction.
+    """
+
+    conditions: str
+    host: dict[str, str]
+    measured: str
+    entries: int
+    networks: int
+    error_before: float | None
+    error_after: float | None
+    limit_ms: float
+    predicted_dense_ms: float
+    unmeasured: str | None
+    dense: TimingRecord | None
+    dense_again: TimingRecord | None
+    speed: float | None
+    policies: tuple[TimedPolicyRecord, ...]
+    refinements: tuple[RefinementRecord, ...]
+    checks: tuple[tuple[float, float], ...]
+    staircases: tuple[StaircaseRecord, ...]
+
+
 class Results(Record):
     """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions."""
 
@@ -135,3 +211,4 @@ class Results(Record):
     weights_digest: str
     trials: tuple[TrialRecord, ...]
     versions: dict[str, str]
+    latency: LatencyRecord | None = None

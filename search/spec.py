@@ -15,7 +15,7 @@ from search.spec_models import Spec, SpecError, nearest, spec_schema
 __all__ = ["STARTER", "Spec", "SpecError", "load_spec", "save_spec", "schema_text", "spec_schema"]
 
 #: keys whose values are paths, wherever they stand
-_PATH_KEYS = frozenset({"weights", "path", "labels", "folder"})
+_PATH_KEYS = frozenset({"weights", "path", "labels", "folder", "table"})
 
 STARTER = """\
 version: 1
@@ -35,8 +35,11 @@ data:
   seed: 0
   # preprocessing: {mean: [0.5], std: [0.25], scale: 255}   # as the weights need it
 
-# Upper limits: "50%" of the dense network's cost, or a number (macs; size in bytes). Several may hold at once.
+# Upper limits: "50%" of the dense network's cost, or a number. Several may hold at once: macs, size (bytes of all
+# parameters), activations (bytes of the largest input and output of a layer), latency_ms. For the last one a table of
+# layer latencies is needed: `table: latency.json` made by `amc lut build`, or else the job builds it.
 budget: {macs: 50%}
+# latency: {runtime: onnxruntime, threads: 1, batch: 1, refine: 1}   # or torch, torch.compile, cuda
 
 pruning:
   round_to: 4          # channel counts are multiples of this

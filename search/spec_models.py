@@ -17,8 +17,12 @@ from amc_env.problem import RewardForm
 from amc_env.pruning.criteria import Criterion
 from amc_env.settings import Dtype, EvaluationSettings, Fidelity
 from hw.cost import COST_MODELS
+from hw.host import RUNTIME_NAMES, Conditions
+from hw.latency_table import LatencyTable
 from search.errors import UserError
 
+#: the key beside the limits of a budget that names the file of a latency table
+TABLE = "table"
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -193,6 +197,41 @@ class Evaluation(_Part):
         return EvaluationSettings(**self.model_dump())
 
 
+class Latency(_Part):
+    """How latency is measured, for a budget on `latency_ms`.
+
+    Attributes:
+        runtime: what executes the network: onnxruntime, torch, torch.compile or cuda.
+        threads: of one inference.
+        batch: images per inference.
+        levels: of a table that the job builds: widths of each decision that are met in every pair of one layer.
+        seconds: of such a table: time in which disturbed measurements are repeated.
+        margin: share of the limit that the search keeps free, because predictions err by about so much.
+        refine: how often a winner that misses the budget when it is measured may correct the table and let the
+            search go on.
+    """
+
+    runtime: str = "onnxruntime"
+    threads: Count = 1
+    batch: Count = 1
+    levels: int = Field(default=7, ge=3, le=13)
+    seconds: float = Field(default=600.0, gt=0)
+    margin: float = Field(default=0.01, ge=0, lt=0.5)
+    refine: int = Field(default=1, ge=0)
+
+    @field_validator("runtime")
+    @classmethod
+    def _known_runtime(cls, runtime: str) -> str:
+        if runtime not in RUNTIME_NAMES:
+            known = ", ".join(RUNTIME_NAMES)
+            raise ValueError(f"expected one of {known}{nearest(runtime, RUNTIME_NAMES)}")
+        return runtime
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(self.runtime, self.threads, self.batch)
+
+
 class Resources(_Part):
     """What a job may use; it changes how long a job takes, and `threads_per_trial` perhaps the last digits.
 
@@ -207,16 +246,24 @@ class Resources(_Part):
 
 
 class Spec(_Part):
-    """A whole job. `spec_id` is the SHA-256 of its canonical JSON."""
+    """A whole job. `spec_id` is the SHA-256 of its canonical JSON.
+
+    Attributes:
+        budget: limits by cost; beside `latency_ms` perhaps `table`, the file of a latency table (without it, the job
+            builds one).
+        features: what the eleven features count where the paper counts FLOPs; "auto": latency if that has a limit.
+    """
 
     version: Literal[1]
     name: str = Field(default="search", pattern=r"^[A-Za-z0-9._-]+$")
     network: Network
     data: Data | None = None
     budget: dict[str, float | str] = {}
+    latency: Latency = Latency()
     pruning: Pruning = Pruning()
     evaluation: Evaluation = Evaluation()
     reward: RewardForm = "error"
+    features: Literal["auto", "macs", "latency_ms"] = "auto"
     agents: tuple[AnyAgent, ...]
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     evaluations: Count
@@ -225,10 +272,17 @@ class Spec(_Part):
     @field_validator("budget")
     @classmethod
     def _known_limits(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
+        known = (*COST_MODELS, LatencyTable.name)
         for cost, limit in budget.items():
-            if cost not in COST_MODELS:
-                raise ValueError(f"unknown cost {cost!r}{nearest(cost, COST_MODELS)} (known: {', '.join(COST_MODELS)})")
+            if cost == TABLE:
+                if not isinstance(limit, str):
+                    raise ValueError(f"table: expected the path of a latency table, got {limit!r}")
+                continue
+            if cost not in known:
+                raise ValueError(f"unknown cost {cost!r}{nearest(cost, known)} (known: {', '.join(known)})")
             parse_limit(cost, limit, 1.0)
+        if TABLE in budget and LatencyTable.name not in budget:
+            raise ValueError("table: needed for a limit on latency_ms only, of which there is none")
         return budget
 
     @field_validator("seeds")
@@ -255,11 +309,39 @@ class Spec(_Part):
             raise ValueError("data: needed by every network but 'toy', which takes none")
         if self.network.kind == "toy" and self.evaluation != Evaluation():
             raise ValueError("evaluation: network 'toy' has a closed-form accuracy; leave the section out")
-        if self.reward == "error" and not self.budget:
+        if self.network.kind == "toy" and LatencyTable.name in self.budget:
+            raise ValueError("budget: the toy problem has no latency, for it has no network")
+        if self.features == "latency_ms" and LatencyTable.name not in self.budget:
+            raise ValueError("features: latency_ms needs a budget on latency_ms")
+        if self.reward == "error" and not self.limits:
             raise ValueError(
                 "budget: expected at least one limit, such as {macs: 50%}; without one, reward 'error' removes nothing"
             )
         return self
+
+    @property
+    def limits(self) -> dict[str, float | str]:
+        """What the search must keep: the budget without the path of a table, and the latency less the margin."""
+        limits = {cost: limit for cost, limit in self.budget.items() if cost != TABLE}
+        if LatencyTable.name in limits:
+            limits[LatencyTable.name] = _less(limits[LatencyTable.name], self.latency.margin)
+        return limits
+
+    @property
+    def table(self) -> Path | None:
+        """The latency table that the budget names."""
+        return Path(str(self.budget[TABLE])) if TABLE in self.budget else None
+
+    @property
+    def needs_table(self) -> bool:
+        return LatencyTable.name in self.budget
+
+    @property
+    def feature_cost(self) -> str:
+        """The cost that the eleven features count."""
+        if self.features == "auto":
+            return LatencyTable.name if self.needs_table else "macs"
+        return self.features
 
     @property
     def spec_id(self) -> str:
@@ -269,6 +351,13 @@ class Spec(_Part):
     def content(self) -> dict[str, Any]:
         """The spec as plain values for JSON or YAML, defaults filled in."""
         return self.model_dump(mode="json")
+
+
+def _less(limit: float | str, margin: float) -> float | str:
+    """A number or a percentage, less a share of it."""
+    if isinstance(limit, str) and limit.strip().endswith("%"):
+        return f"{float(limit.strip()[:-1]) * (1 - margin)!r}%"
+    return float(limit) * (1 - margin)
 
 
 def spec_schema() -> dict[str, Any]:

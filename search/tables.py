@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from hw.cost import COST_MODELS
+from hw.latency_table import LatencyTable
 from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
-from search.results import PolicyRecord, Results, TrialRecord
+from search.results import PolicyRecord, Results, TimedPolicyRecord, TrialRecord
 
+_UNITS = {"size": "bytes", "activations": "bytes", "latency_ms": "ms"}
 TableFormat = Literal["table", "csv", "json", "md"]
 
 
@@ -100,11 +102,27 @@ def winner(trials: Sequence[TrialRecord]) -> tuple[TrialRecord, PolicyRecord] | 
     return max(found, key=lambda pair: pair[1].reward, default=None)
 
 
+def timed_winner(results: Results) -> TimedPolicyRecord | None:
+    """How long the winner took when it was timed; None if it was not."""
+    best = winner(results.trials)
+    if best is None or results.latency is None:
+        return None
+    return next((timed for timed in results.latency.policies if timed.widths == best[1].widths), None)
+
+
+def missed_winner(results: Results) -> TimedPolicyRecord | None:
+    """The winner as it was timed, if it takes longer than the budget."""
+    timed = timed_winner(results)
+    return timed if timed and results.latency and timed.measured_ms > results.latency.limit_ms else None
+
+
 def unit_of(results: Results, cost: str) -> str:
     """The unit of a cost: the budget's, else the cost model's; "" if neither is known."""
     units = {budget.cost: budget.unit for budget in results.budgets}
     if cost in units:
         return units[cost]
+    if cost == LatencyTable.name:
+        return LatencyTable.unit
     return COST_MODELS[cost]().unit if cost in COST_MODELS else ""
 
 
@@ -261,7 +279,7 @@ def _mean_and_std(row: Row) -> str:
 def _cost_of(cost: str, row: Row) -> str:
     if cost not in row.costs:
         return NONE
-    unit = "bytes" if cost == "size" else ""
+    unit = _UNITS.get(cost, "")
     return f"{human(row.costs[cost], unit)} ({percent(row.relative_costs[cost], 1)})"
 
 

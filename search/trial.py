@@ -20,6 +20,7 @@ from amc_env.policy import write_atomically
 from amc_env.problem import Evaluation, PruningProblem, Score
 from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
+from search.latency_job import earlier_journals
 from search.progress import OnProgress, TrialProgress, TrialState
 from search.results import EvaluationRecord, HistoryPoint, PolicyRecord, TrialRecord, TrialStatus
 from search.spec_models import Spec
@@ -94,18 +95,14 @@ class _Recorder:
         self._limit, self._problem, self._journal = limit, problem, journal
         self._trial, self._on_progress = trial, on_progress
         self._known = journal.records
+        for earlier in earlier_journals(journal.path.resolve().parents[2], journal.path.parent.name):
+            _remember(problem, read_journal(earlier))
         self._met: set[tuple[int, ...]] = set()
         self._best: float | None = None
         self._count = 0
         self._last = time.monotonic()
         self.records = list(self._known)
-        problem.memo.update(
-            {
-                known.widths: Score(known.error, known.accuracy, known.fraction)
-                for known in self._known
-                if known.error is not None
-            }
-        )
+        _remember(problem, self._known)
         self._report("running")
 
     @property
@@ -163,6 +160,13 @@ class _Recorder:
         best = max((record.reward for record in self.records if record.reward is not None), default=None)
         seconds = sum(record.seconds for record in self.records)
         self._on_progress(TrialProgress(self._trial, state, len(self.records), best, seconds))
+
+
+def _remember(problem: PruningProblem, records: Sequence[EvaluationRecord]) -> None:
+    """What was scored is not scored again."""
+    for known in records:
+        if known.error is not None:
+            problem.memo[known.widths] = Score(known.error, known.accuracy, known.fraction)
 
 
 def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:

@@ -25,6 +25,7 @@ from ray import tune
 from amc_env.policy import write_atomically
 from amc_env.splits import DataSplits
 from search.build import build_problem
+from search.latency_job import job_table
 from search.machine import available_cpus, trials_at_once
 from search.progress import OnProgress, TrialProgress, TrialState
 from search.spec_models import Spec
@@ -103,7 +104,7 @@ def _trial(config: dict[str, str], spec: Spec, data: DataSplits | None, job: str
             {"evaluations": progress.evaluations, "best_reward": progress.best_reward, "spent_s": progress.seconds}
         )
 
-    run_trial(spec, build_problem(spec, data), planned.agent, planned.seed, folder, report)
+    run_trial(spec, build_problem(spec, data, job_table(Path(job))), planned.agent, planned.seed, folder, report)
 
 
 def _name(trial: Any) -> str:

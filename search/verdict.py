@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 
 from search.figures import cost_label, error_text, human, objective_label, percent
+from search.latency_report import latency_verdict
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
-from search.tables import agents_of, budgeted_costs, finished_trials, objective_of, winner
+from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
 
 _SCOPE = "All figures are of finished trials; only the plots of accuracy against cost also show the others."
 
 
+#: from this share on a reader must know that the machine was not as fast as when the table was measured
+_OTHER_SPEED = 0.1
+
+
 def verdict(results: Results) -> str:
-    """The outcome in one sentence: the best agent on the search split, its test accuracy, its costs, and uniform's."""
+    """The outcome: the best agent on the search split, its test accuracy, its costs, and uniform's; its latency."""
     best = winner(results.trials)
     if best is None:
         return _nothing_found(results)
-    trial, policy = best
+    said = _outcome(results, *best)
+    return said if results.latency is None else f"{said} {latency_verdict(results.latency, best[1].widths)}"
+
+
+def _outcome(results: Results, trial: TrialRecord, policy: PolicyRecord) -> str:
     costs = " and ".join(
         f"{percent(policy.costs[cost] / results.dense.costs[cost], 1)} of the {cost_label(cost)}"
         for cost in budgeted_costs(results)
@@ -39,8 +48,29 @@ def verdict(results: Results) -> str:
 
 def caveats(results: Results) -> list[str]:
     """What the figures leave out or do not prove: trials that did not finish, infeasible ones, sampling error."""
-    lines = [_unfinished(results), *(_infeasible(results, agent) for agent in agents_of(results)), _sampling(results)]
+    lines = [
+        _unfinished(results),
+        *_latency_caveats(results),
+        *(_infeasible(results, agent) for agent in agents_of(results)),
+        _sampling(results),
+    ]
     return [line for line in lines if line]
+
+
+def _latency_caveats(results: Results) -> list[str]:
+    record, missed = results.latency, missed_winner(results)
+    lines = []
+    if missed is not None and record is not None:
+        lines.append(
+            f"The winner misses the latency budget when it is measured: {human(missed.measured_ms, 'ms')} for "
+            f"{human(record.limit_ms, 'ms')}. Raise latency.refine or latency.margin, or build the table anew."
+        )
+    if record is not None and record.speed is not None and abs(record.speed - 1.0) > _OTHER_SPEED:
+        lines.append(
+            f"The dense network now takes {record.speed:.2f} times as long as when the table was measured: the machine "
+            f"is busier, or another one. Times are scaled by that; the measured speed-up is not concerned."
+        )
+    return lines
 
 
 def score_note(results: Results) -> str:

@@ -103,12 +103,20 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, func: Any, name: str, args: Any, result: Any) -> None:
         handler = _HANDLERS.get(name.rstrip("_"))
+        self._note_order(name)
         if handler is not None:
             handler(self, args, result)
         elif torch.Tag.pointwise in func.tags:
             self._pointwise([leaf for leaf in tree_leaves(args) if _is_tensor(leaf)], result)
         else:
             raise self.refusal(f"operation '{name}' on channels is not supported")
+
+    def _note_order(self, name: str) -> None:
+        """Which operations run between one layer and the next: they share the layer's entry in a latency table."""
+        if name in ("convolution", "addmm", "mm"):
+            self.units.followers.append([])
+        elif self.units.followers and name not in _FREE:
+            self.units.followers[-1].append(_PLAIN_NAMES.get(name.strip("_"), name.strip("_")))
 
     def foldable(self) -> list[tuple[str, str]]:
         """Modules of convolutions and batch norms, each called once, where only the norm sees the convolution."""
@@ -343,6 +351,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
 
+#: operations that move nothing, and plainer names of others
+_FREE = frozenset({"view", "_unsafe_view", "t", "detach", "alias", "unsqueeze", "squeeze", "permute", "transpose"})
+_PLAIN_NAMES = {
+    "native_batch_norm": "batch_norm", "native_batch_norm_legit_no_training": "batch_norm", "hardtanh": "clip",
+    "native_layer_norm": "layer_norm", "native_group_norm": "group_norm", "max_pool2d_with_indices": "max_pool2d",
+}  # fmt: skip
 _Handler = Callable[[_Tracer, Any, Any], None]
 _SAME = (
     "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",

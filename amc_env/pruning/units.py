@@ -27,6 +27,7 @@ class UnitFinder:
 
     paddings: list[Padding] = field(default_factory=list)
     foldable: list[tuple[str, str]] = field(default_factory=list)
+    followers: list[list[str]] = field(default_factory=list)  # of each convolution or linear layer
     _parent: list[int] = field(default_factory=list)
     _producer: list[str | None] = field(default_factory=list)
     _fixed: set[int] = field(default_factory=set)
@@ -85,7 +86,7 @@ class UnitFinder:
             return units
 
         outputs = tuple(labels(out) for _, _, out in self._layers)
-        layers = tuple(shape for shape, _, _ in self._layers)
+        layers = self._followed_layers()
         return ChannelGraph(
             layers=layers,
             inputs=tuple(labels(ins) for _, ins, _ in self._layers),
@@ -97,6 +98,13 @@ class UnitFinder:
             ),
             paddings=tuple(PaddingSlice(p.module, labels(p.before), labels(p.after), p.layers) for p in self.paddings),
             foldable=tuple(self.foldable),
+        )
+
+    def _followed_layers(self) -> tuple[LayerShape, ...]:
+        followers = iter(self.followers)
+        return tuple(
+            replace(shape, followed_by=tuple(next(followers))) if shape.op in ("conv", "linear") else shape
+            for shape, _, _ in self._layers
         )
 
     def _number_units(self, roots: IntArray) -> tuple[UnitLabels, list[int]]:

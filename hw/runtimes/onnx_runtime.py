@@ -1,0 +1,241 @@
+"""onnxruntime on the CPU: what people deploy, and the default.
+
+A network is exported once; the other members of its family take the same graph with their own weights, which is a
+hundred times faster than exporting each and gives the same graph. The first member is compared with torch.
+
+Layer times come from onnxruntime's own profiler, in the optimised graph, while the whole network runs: convolution,
+activation and residual sum fused, layout changes counted where they happen, caches as the network leaves them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hw.layers import LayerShape
+from hw.runtimes.base import NetworkFamily, ProfiledNetwork, Runtime, RuntimeUnavailableError
+from hw.timing import FloatArray
+
+_INPUT = "images"
+_LARGEST_DIFFERENCE = 1e-3  # between onnxruntime's and torch's outputs, relative to the largest
+
+
+class OnnxRuntime(Runtime):
+    """onnxruntime's CPU execution provider, all graph optimisations on, one session per network."""
+
+    name = "onnxruntime"
+
+    @property
+    def pause(self) -> float:
+        return 0.0 if self.threads == 1 else 0.003
+
+    def family(self, network: nn.Module, example: torch.Tensor, layers: Sequence[LayerShape]) -> NetworkFamily:
+        return _OnnxFamily(network, example, layers, self.threads)
+
+    def versions(self) -> Mapping[str, str]:
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+
+
+class _OnnxFamily(NetworkFamily):
+    def __init__(self, network: nn.Module, example: torch.Tensor, layers: Sequence[LayerShape], threads: int) -> None:
+        self._layers, self._threads = tuple(layers), threads
+        self._example = example
+        self._template = _export(_distinct(network), example)
+        _name_by_layer(self._template, [f"{layer.name}.weight" for layer in layers])
+        _free_reshapes(self._template)
+        self._checked = False
+
+    def load(self, network: nn.Module) -> _Session:
+        return _Session(self._member(network), self._example, self._threads)
+
+    def profile(self, network: nn.Module) -> _ProfiledSession:
+        return _ProfiledSession(self._member(network), self._example, self._threads, len(self._layers))
+
+    def _member(self, network: nn.Module) -> bytes:
+        stored = network.state_dict()
+        model = _with_weights(self._template, stored)
+        if not self._checked:
+            self._compare(model, network)
+            self._checked = True
+        return model
+
+    def _compare(self, model: bytes, network: nn.Module) -> None:
+        session = _session(model, self._threads)
+        actual = np.asarray(session.run(None, {_INPUT: self._example.numpy()})[0])
+        with torch.inference_mode():
+            expected = network(self._example).numpy()
+        same = actual.shape == expected.shape
+        difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)) if same else np.inf
+        if not difference <= _LARGEST_DIFFERENCE:
+            raise RuntimeUnavailableError(
+                f"onnxruntime: a network with other channel counts cannot take the exported graph (outputs differ by "
+                f"{difference:.1e} of the largest, allowed {_LARGEST_DIFFERENCE:.0e}): the graph holds channel numbers "
+                f"as constants. Use nn.Flatten or x.flatten(1) instead of a view with numbers, or runtime torch"
+            )
+
+
+class _Session:
+    """One network in onnxruntime."""
+
+    def __init__(self, model: bytes, example: torch.Tensor, threads: int, profile: Path | None = None) -> None:
+        self._inputs = {_INPUT: example.numpy()}
+        self._session = _session(model, threads, profile)
+
+    def run(self) -> float:
+        start = time.perf_counter()
+        self._session.run(None, self._inputs)
+        return (time.perf_counter() - start) * 1e3
+
+
+class _ProfiledSession(_Session, ProfiledNetwork):
+    def __init__(self, model: bytes, example: torch.Tensor, threads: int, layers: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._layers = layers
+        super().__init__(model, example, threads, Path(self._folder.name) / "profile")
+
+    def layer_times(self) -> FloatArray:
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        self._folder.cleanup()
+        return layer_times(events, self._layers)
+
+
+def layer_times(events: Sequence[Mapping[str, Any]], layers: int) -> FloatArray:
+    """Milliseconds per run and layer, float64 (runs, layers), from the events of onnxruntime's profiler.
+
+    A node whose name does not tell its layer (a layout change) counts with the layer that ran before it.
+    """
+    runs = []
+    current, layer = np.zeros(layers), 0
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            named = re.search(r"\bL(\d+)_", event["name"])
+            layer = int(named.group(1)) if named else layer
+            current[layer] += event["dur"] / 1e3
+        elif event["name"] == "model_run":
+            runs.append(current)
+            current, layer = np.zeros(layers), 0
+    return np.array(runs)
+
+
+def _session(model: bytes, threads: int, profile: Path | None = None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _export(network: nn.Module, example: torch.Tensor) -> Any:
+    import onnx
+
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            network, (example,), path, dynamo=True, input_names=[_INPUT], external_data=False, verbose=False
+        )
+        return onnx.load(path)
+
+
+def _distinct(network: nn.Module) -> nn.Module:
+    """A copy with random weights: an exporter joins tensors that are equal and drops those that are zero."""
+    network = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return network
+
+
+def _name_by_layer(model: Any, weights: Sequence[str]) -> None:
+    """Name each node and its output L<layer>_<node>, for the profiler reports fused nodes by one of these names.
+
+    A node without weights belongs to the latest of the layers that lead to it.
+    """
+    unused = list(enumerate(weights))
+    layer_of: dict[str, int] = {}
+    renamed: dict[str, str] = {}
+    outputs = {output.name for output in model.graph.output}
+    for index, node in enumerate(model.graph.node):
+        own = next((place for place, (_, name) in enumerate(unused) if name in node.input), None)
+        if own is not None:
+            layer = unused.pop(own)[0]
+        else:
+            layer = max((layer_of[name] for name in node.input if name in layer_of), default=0)
+        node.name = f"L{layer}_{index}"
+        for place, name in enumerate(node.output):
+            layer_of[name] = layer
+            if name not in outputs:
+                renamed[name] = f"{node.name}_{place}"
+    if unused:
+        raise RuntimeUnavailableError(
+            f"onnxruntime: the exported graph does not use the weight {unused[0][1]!r} where it was expected"
+        )
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    del model.graph.value_info[:]
+
+
+def _free_reshapes(model: Any) -> None:
+    """Let the largest dimension of every constant reshape follow from the others: it holds the channels."""
+    from onnx import numpy_helper
+
+    targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for constant in model.graph.initializer:
+        if constant.name in targets:
+            shape = numpy_helper.to_array(constant).copy()
+            shape[np.argmax(shape)] = -1
+            constant.CopyFrom(numpy_helper.from_array(shape, constant.name))
+
+
+def _with_weights(template: Any, stored: Mapping[str, torch.Tensor]) -> bytes:
+    """The template's graph with these tensors, serialised; a grouped convolution gets as many groups as fit."""
+    from onnx import numpy_helper
+
+    model = copy.deepcopy(template)
+    ratio = {}
+    for weight in model.graph.initializer:
+        if weight.name in stored:
+            values = np.ascontiguousarray(stored[weight.name].numpy())
+            if values.ndim:
+                ratio[weight.name] = (len(values), weight.dims[0])
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Conv" and attribute.name == "group" and attribute.i > 1 and node.input[1] in ratio:
+                kept, dense = ratio[node.input[1]]
+                attribute.i = attribute.i * kept // dense
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,31 @@
+"""How the commands end when something is wrong: one message and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import click
+
+from search.errors import UserError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Errors that a user can mend are one message and an exit code, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        fail(error, USAGE)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+
+
+def fail(error: object, code: int) -> NoReturn:
+    """Say what is wrong, and end."""
+    click.echo(f"error: {error}", err=True)
+    sys.exit(code)
