@@ -211,12 +211,9 @@ class _TableCost:
         self._layers = [layers[row] for row in self._rows]
         self._all_rows = len(self._rows) == len(layers)
         self._surfaces = [table.surface(layer) for layer in self._layers]
-        self._in = _Places(
-            [(s.knots_in, s.step) for s in self._surfaces], [layer.in_channels for layer in self._layers]
-        )
-        self._out = _Places(
-            [(s.knots_out, s.step) for s in self._surfaces], [layer.out_channels for layer in self._layers]
-        )
+        largest = max(max(layer.in_channels, layer.out_channels) for layer in self._layers)
+        self._in = _Places(self._surfaces, [surface.knots_in for surface in self._surfaces], largest)
+        self._out = _Places(self._surfaces, [surface.knots_out for surface in self._surfaces], largest)
         columns = max(surface.values.shape[1] for surface in self._surfaces)
         sizes = [surface.values.shape[0] for surface in self._surfaces]
         values = np.zeros((sum(sizes) + 1, columns + 1))
@@ -268,19 +265,18 @@ class _TableCost:
 class _Places:
     """For each layer and width the knot at or below it, and how far the width is towards the next, in [0, 1)."""
 
-    def __init__(self, knots: Sequence[tuple[IntArray, int]], dense: Sequence[int]) -> None:
-        largest = max(max(dense), max(int(known[-1]) for known, _ in knots)) + 1
-        places = np.full((len(knots), largest), -1, dtype=np.int64)
-        rests = np.zeros((len(knots), largest))
-        for row, (known, step) in enumerate(knots):
-            widths = np.arange(1, int(known[-1]) + 1)
-            counted = -(-widths // step) * step
-            widths, counted = widths[counted >= known[0]], counted[counted >= known[0]]
-            place = np.searchsorted(known, counted, side="right") - 1
+    def __init__(self, surfaces: Sequence[Surface], knots: Sequence[IntArray], largest: int) -> None:
+        places = np.full((len(knots), largest + 1), -1, dtype=np.int64)
+        rests = np.zeros((len(knots), largest + 1))
+        widths = np.arange(1, largest + 1)
+        for row, (surface, known) in enumerate(zip(surfaces, knots, strict=True)):
+            counted = surface.counted(widths)
+            inside = (counted >= known[0]) & (counted <= known[-1])
+            place = np.searchsorted(known, counted[inside], side="right") - 1
             after = np.minimum(place + 1, len(known) - 1)
-            places[row, widths] = place
-            rests[row, widths] = (counted - known[place]) / np.maximum(known[after] - known[place], 1)
-        self._layer = np.arange(len(knots)) * largest
+            places[row, widths[inside]] = place
+            rests[row, widths[inside]] = (counted[inside] - known[place]) / np.maximum(known[after] - known[place], 1)
+        self._layer = np.arange(len(knots)) * (largest + 1)
         self._place, self._rest = places.reshape(-1), rests.reshape(-1)
 
     def __call__(self, widths: IntArray) -> tuple[IntArray, FloatArray]:

@@ -75,8 +75,12 @@ class _OnnxFamily(NetworkFamily):
         return model
 
     def _compare(self, model: bytes, network: nn.Module) -> None:
-        session = _session(model, self._threads)
-        actual = np.asarray(session.run(None, {_INPUT: self._example.numpy()})[0])
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+        try:
+            actual = np.asarray(_session(model, self._threads).run(None, {_INPUT: self._example.numpy()})[0])
+        except (states.Fail, states.InvalidArgument, states.InvalidGraph, states.NotImplemented) as error:
+            raise RuntimeUnavailableError(f"onnxruntime: the exported network does not run: {error}") from error
         with torch.inference_mode():
             expected = network(self._example).numpy()
         same = actual.shape == expected.shape
@@ -196,14 +200,14 @@ def _name_by_layer(model: Any, weights: Sequence[str]) -> None:
 
 
 def _free_reshapes(model: Any) -> None:
-    """Let the largest dimension of every constant reshape follow from the others: it holds the channels."""
+    """Let the largest dimension after the batch follow from the others in every constant reshape: it holds channels."""
     from onnx import numpy_helper
 
     targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
     for constant in model.graph.initializer:
         if constant.name in targets:
             shape = numpy_helper.to_array(constant).copy()
-            shape[np.argmax(shape)] = -1
+            shape[np.argmax(shape[1:]) + 1 if len(shape) > 1 else 0] = -1
             constant.CopyFrom(numpy_helper.from_array(shape, constant.name))
 
 
