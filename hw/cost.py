@@ -30,7 +30,10 @@ class CostModel(Protocol):
     unit: str
 
     def bind(self, layers: Sequence[LayerShape]) -> CostFunction:
-        """Prepare for one network. The result must not fall when a channel count grows.
+        """Prepare for one network. The result should not fall when a channel count grows.
+
+        Where it does (a runtime may be slower with fewer channels), plans are still brought within a budget, but
+        perhaps not as close to it as can be.
 
         A cost that is a `BilinearCost` is best returned as one: a pruning problem counts it several times faster.
         """

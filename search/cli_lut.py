@@ -52,7 +52,7 @@ def build(spec: Path, out: Path, overrides: tuple[str, ...]) -> None:
             table = build_latency_table(
                 problem,
                 latency.conditions,
-                TableSize(levels=latency.levels, seconds=latency.seconds),
+                TableSize(latency.levels, latency.random, latency.seconds),
                 journal=journal,
                 on_progress=_line("networks"),
             )

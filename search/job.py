@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from amc_env.budget import Budget
+from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.evaluation import NetworkProblem
 from amc_env.policy import write_atomically
 from amc_env.problem import Decision, PruningProblem
@@ -33,7 +33,7 @@ from amc_env.weights import weights_digest
 from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, measure_test
 from search.errors import UserError
-from search.latency_job import given_table, provide_table, refine, time_policies
+from search.latency_job import finish_refinement, given_table, provide_table, put_aside, time_policies
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
 from search.progress import CalibrationProgress, OnJobProgress, SetUpProgress, TrialProgress
@@ -185,15 +185,30 @@ def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
         if results.status == "finished" and job.table is not None and isinstance(job.problem, NetworkProblem):
             record = time_policies(job.spec, job.problem, job.table, results.trials, folder, on_progress)
             results = results.model_copy(update={"latency": record})
-            missed = missed_winner(results)
-            if missed is not None and len(record.refinements) < job.spec.latency.refine:
-                table = refine(folder, job.table, job.problem, missed)
-                job = replace(job, problem=build_problem(job.spec, job.data, table), table=table)
+            corrected = _corrected(job, folder, results)
+            if corrected is not None:
+                job = corrected
                 continue
         results = results.model_copy(update={"seconds": begun.seconds + time.monotonic() - started})
         _save(results, folder)
         write_report(results, folder / "report.html")
         return results
+
+
+def _corrected(job: _Job, folder: Path, results: Results) -> _Job | None:
+    """The job with a table corrected by its winner, if that misses the budget and the search may go on."""
+    missed, record = missed_winner(results), results.latency
+    if missed is None or record is None or job.table is None or not isinstance(job.problem, NetworkProblem):
+        return None
+    if len(record.refinements) >= job.spec.latency.refine or missed.predicted_ms >= record.predicted_dense_ms:
+        return None
+    table = job.table.refined(missed.predicted_ms, missed.measured_ms, record.predicted_dense_ms)
+    try:
+        problem = build_problem(job.spec, job.data, table)
+    except InfeasibleBudgetError:
+        return None  # the report says that the budget is missed
+    put_aside(folder, missed)
+    return replace(job, problem=problem, table=finish_refinement(folder, job.table, job.problem))
 
 
 def _search(job: _Job, folder: Path, pending: list[str], on_progress: OnJobProgress) -> None:

@@ -86,7 +86,7 @@ def provide_table(spec: Spec, problem: NetworkProblem, folder: Path, on_progress
         table = given_table(spec) or build_latency_table(
             problem,
             spec.latency.conditions,
-            TableSize(levels=spec.latency.levels, seconds=spec.latency.seconds),
+            TableSize(spec.latency.levels, spec.latency.random, spec.latency.seconds),
             journal=folder / "latency.journal",
             on_progress=lambda done, total, left: on_progress(
                 LatencyProgress(done, total, left if np.isfinite(left) else None)
@@ -94,7 +94,7 @@ def provide_table(spec: Spec, problem: NetworkProblem, folder: Path, on_progress
         )
         save_table(table, folder / "latency.json")
         (folder / "latency.journal").unlink(missing_ok=True)
-    return _finish_refinement(folder, table, problem)
+    return finish_refinement(folder, table, problem)
 
 
 def limit_ms(spec: Spec, table: LatencyTable, problem: NetworkProblem) -> float:
@@ -159,25 +159,21 @@ def refinements(folder: Path) -> tuple[RefinementRecord, ...]:
     return tuple(RefinementRecord.model_validate_json(file.read_text()) for file in files)
 
 
-def refine(folder: Path, table: LatencyTable, problem: NetworkProblem, missed: TimedPolicyRecord) -> LatencyTable:
-    """Correct the job's table by a winner that missed the budget, and put the trials of this round aside."""
+def put_aside(folder: Path, missed: TimedPolicyRecord) -> None:
+    """Note down a winner that missed the budget; `finish_refinement` does what follows from it."""
     record = RefinementRecord(
         agent=missed.agent, seed=missed.seed, predicted_ms=missed.predicted_ms, measured_ms=missed.measured_ms
     )
     place = folder / "rounds" / str(1 + len(refinements(folder)))
     place.mkdir(parents=True)
     write_atomically(place / "refinement.json", record.model_dump_json(indent=1))
-    return _finish_refinement(folder, table, problem)
 
 
-def earlier_journals(folder: Path, trial: str) -> list[Path]:
-    """Journals of the same trial in the rounds before: what it scored need not be scored again."""
-    rounds = sorted((folder / "rounds").glob("*"), key=lambda path: int(path.name))
-    return [path for path in (entry / "trials" / trial / "evaluations.jsonl" for entry in rounds) if path.exists()]
+def finish_refinement(folder: Path, table: LatencyTable, problem: NetworkProblem) -> LatencyTable:
+    """Correct the job's table by the last winner noted down, and put the trials of its round beside the note.
 
-
-def _finish_refinement(folder: Path, table: LatencyTable, problem: NetworkProblem) -> LatencyTable:
-    """What the last refinement asks for, or what is missing of it after an interruption."""
+    What was done of it before an interruption is not done again.
+    """
     known = refinements(folder)
     if not known:
         return table
@@ -190,6 +186,12 @@ def _finish_refinement(folder: Path, table: LatencyTable, problem: NetworkProble
         (folder / "trials").replace(place)
         (folder / "results.json").unlink(missing_ok=True)
     return table
+
+
+def earlier_journals(folder: Path, trial: str) -> list[Path]:
+    """Journals of the same trial in the rounds before: what it scored need not be scored again."""
+    rounds = sorted((folder / "rounds").glob("*"), key=lambda path: int(path.name))
+    return [path for path in (entry / "trials" / trial / "evaluations.jsonl" for entry in rounds) if path.exists()]
 
 
 def _dense_ms(table: LatencyTable, problem: NetworkProblem) -> float:

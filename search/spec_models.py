@@ -205,6 +205,7 @@ class Latency(_Part):
         threads: of one inference.
         batch: images per inference.
         levels: of a table that the job builds: widths of each decision that are met in every pair of one layer.
+        random: of such a table: further networks of random widths.
         seconds: of such a table: time in which disturbed measurements are repeated.
         margin: share of the limit that the search keeps free, because predictions err by about so much.
         refine: how often a winner that misses the budget when it is measured may correct the table and let the
@@ -215,6 +216,7 @@ class Latency(_Part):
     threads: Count = 1
     batch: Count = 1
     levels: int = Field(default=7, ge=3, le=13)
+    random: int = Field(default=31, ge=0)
     seconds: float = Field(default=600.0, gt=0)
     margin: float = Field(default=0.01, ge=0, lt=0.5)
     refine: int = Field(default=1, ge=0)

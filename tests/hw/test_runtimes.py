@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hw.host import RUNTIME_NAMES
+from hw.layers import LayerShape
+from hw.runtimes import RUNTIMES, RuntimeUnavailableError, find_runtime
+from hw.runtimes.onnx_runtime import OnnxRuntime, layer_times
+from hw.runtimes.torch_runtimes import TorchEager
+from tests.contracts.runtime_contract import EXAMPLE, Block, RuntimeContract, block_layers
+
+
+class TestOnnxRuntime(RuntimeContract):
+    runtime = OnnxRuntime()
+
+
+class TestOnnxRuntimeTwoThreads(RuntimeContract):
+    runtime = OnnxRuntime(2)
+
+
+class TestTorchEager(RuntimeContract):
+    runtime = TorchEager()
+
+
+def test_the_names_are_those_of_the_runtimes() -> None:
+    assert tuple(RUNTIMES) == RUNTIME_NAMES
+
+
+def test_an_unknown_runtime_names_the_known_and_the_nearest() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"expected one of onnxruntime, torch, torch.compile, cuda, got 'onxruntime'; did you mean 'onnxruntime'",
+    ):
+        find_runtime("onxruntime")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(RuntimeUnavailableError, match="runtime cuda: torch sees no GPU here; take onnxr"):
+        find_runtime("cuda")
+
+
+class Viewing(nn.Module):
+    """Counts on its number of channels in a way that an exported graph keeps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 1)
+        self.channels = channels
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.conv(image) * torch.arange(self.channels).view(1, -1, 1, 1)
+        return features
+
+
+def test_a_graph_with_channel_numbers_in_it_is_refused() -> None:
+    layers = [LayerShape("conv", "conv", 3, 8, input_size=(24, 24), output_size=(24, 24))]
+    family = OnnxRuntime().family(Viewing(8).eval(), EXAMPLE, layers)
+    with pytest.raises(RuntimeUnavailableError, match="onnxruntime: "):
+        family.load(Viewing(4).eval())
+
+
+def test_a_layer_that_is_no_module_cannot_be_timed_in_torch() -> None:
+    layers = [LayerShape("weight", "linear", 2, 2)]
+    with pytest.raises(RuntimeUnavailableError, match="torch: the weights of layer 'weight' are no module's"):
+        TorchEager().family(nn.Linear(2, 2), EXAMPLE, layers)
+
+
+def test_a_layer_that_is_not_called_as_often_as_traced_is_refused() -> None:
+    network = TorchEager().family(Block().eval(), EXAMPLE, block_layers()[:3]).profile(Block().eval())
+    assert network.run() > 0
+    layers = [*block_layers(), block_layers()[0]]
+    network = TorchEager().family(Block().eval(), EXAMPLE, layers).profile(Block().eval())
+    with pytest.raises(RuntimeUnavailableError, match="torch: expected 6 calls of layers, the network made 5"):
+        network.run()
+
+
+def test_threads_are_put_back() -> None:
+    torch.set_num_threads(1)
+    TorchEager(2).family(Block().eval(), EXAMPLE, block_layers()).load(Block().eval()).run()
+    assert torch.get_num_threads() == 1
+
+
+def test_times_of_a_profile_go_to_the_layers_of_the_names() -> None:
+    def node(name: str, microseconds: int) -> dict[str, object]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": microseconds}
+
+    run: dict[str, object] = {"cat": "Session", "name": "model_run", "dur": 999}
+    events = [
+        node("L0_0", 5), node("L1_3_0_nchwc", 7), node("ReorderOutput", 2), node("fused L1_4", 1), node("L2_5", 4), run,
+        node("ReorderInput", 1), node("L0_0", 6), node("L2_5", 3), run,
+    ]  # fmt: skip
+    assert layer_times(events, 3) == pytest.approx(np.array([[0.005, 0.01, 0.004], [0.007, 0.0, 0.003]]))
