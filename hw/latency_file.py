@@ -95,7 +95,6 @@ class _Network(_Part):
 class _Correction(_Part):
     scale: float
     offset: float
-    slopes: tuple[float, ...]
     networks: int
     before: float | None
     after: float | None
@@ -150,6 +149,13 @@ def load_table(path: Path) -> LatencyTable:
             f"{path}: not a latency table of format {FORMAT!r}, version {VERSION}: {where + ': ' if where else ''}"
             f"{fault['msg']}; make it anew with: amc lut build SPEC --out {path}"
         ) from error
+    try:
+        return _table(file)
+    except ValueError as error:
+        raise LatencyFileError(f"{path}: {error}; make it anew with: amc lut build SPEC --out {path}") from error
+
+
+def _table(file: _TableFile) -> LatencyTable:
     return LatencyTable(
         conditions=Conditions(**file.conditions.model_dump()),
         host=Host(**file.host.model_dump()),
@@ -185,7 +191,7 @@ def read_csv(path: Path, conditions: Conditions, processor: str = UNKNOWN) -> La
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ())
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LatencyFileError(f"{path}: cannot be read as CSV: {error}") from error
     missing = [name for name in CSV_REQUIRED if name not in columns]
@@ -196,10 +202,12 @@ def read_csv(path: Path, conditions: Conditions, processor: str = UNKNOWN) -> La
             f"{path}: columns: {fault}; expected {', '.join(CSV_REQUIRED)} and perhaps {', '.join(CSV_OPTIONAL)}"
         )
     entries = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         try:
+            if None in row:
+                raise ValueError(f"expected {len(columns)} values, got {len(columns) + len(row[None])}")
             entries.append(_entry({name: value for name, value in row.items() if value not in ("", None)}))
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise LatencyFileError(f"{path}, line {line}: {error}") from error
     if not entries:
         raise LatencyFileError(f"{path}: no entries")
@@ -243,6 +251,10 @@ def _entry(row: Mapping[str, str]) -> Entry:
         raise ValueError(f"op: expected conv or linear, got {row['op']!r}")
     kernel, stride, padding, dilation = pair("kernel", 1), pair("stride", 1), pair("padding", 0), pair("dilation", 1)
     size = pair("input", 1)
+    if min(*kernel, *stride, *dilation, *size) < 1 or min(padding) < 0:
+        raise ValueError(
+            "expected kernels, strides, dilations and input sizes of at least 1, and paddings of at least 0"
+        )
     height, width = ((size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1))
     followed = row.get("followed_by")
     shape = LayerShape(

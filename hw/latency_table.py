@@ -62,8 +62,12 @@ class Entry:
     p90: float
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not all(math.isfinite(ms) and ms >= 0 for ms in (self.mean, self.median, self.p10, self.p90)):
-            raise ValueError(f"entry of {describe(self.shape)}: expected n >= 1 and finite times >= 0, got {self}")
+        times = (self.mean, self.median, self.p10, self.p90)
+        if self.n < 1 or not all(math.isfinite(ms) and ms >= 0 for ms in times) or self.mean == 0:
+            raise ValueError(
+                f"entry of {describe(self.shape)}: expected n >= 1, finite times >= 0 and a mean above 0, got n "
+                f"{self.n}, mean {self.mean}, median {self.median}, p10 {self.p10}, p90 {self.p90}"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,13 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True)
 class Correction:
-    """latency = scale * sum of the entries + offset + slopes @ (kept_out / out_channels), then refined.
+    """latency = scale * sum of the entries + offset, then refined.
 
     A refinement k moves a latency by the share k towards the dense network's, which itself stays: what a pruned network
     saved less than predicted, others will save less as well.
 
     Attributes:
         scale, offset: offset in milliseconds.
-        slopes: milliseconds for each layer of the network it was fitted on.
         networks: number of networks it was fitted on.
         before, after: median relative error over them without it, and with it when each is left out of its fit.
         refinements: the shares k, in the order in which measured winners showed them.
@@ -97,7 +100,6 @@ class Correction:
 
     scale: float = 1.0
     offset: float = 0.0
-    slopes: tuple[float, ...] = ()
     networks: int = 0
     before: float | None = None
     after: float | None = None
@@ -168,7 +170,8 @@ class LatencyTable:
 
     def entries_of(self, layer: LayerShape) -> list[Entry]:
         """All entries of layers that differ from this one in their widths only."""
-        return [entry for entry in self.entries if _kind(entry.shape) == _kind(layer)]
+        kinds = {_kind(layer), _kind(replace(layer, followed_by=ANYTHING))}
+        return [entry for entry in self.entries if _kind(entry.shape) in kinds]
 
     def without_correction(self) -> LatencyTable:
         """The sum of the entries alone."""
@@ -194,6 +197,9 @@ class LatencyTable:
         kinds: dict[LayerShape, list[Entry]] = {}
         for entry in self.entries:
             kinds.setdefault(_kind(entry.shape), []).append(entry)
+            if entry.shape.in_channels == entry.shape.out_channels == 1:  # one channel has one group, depthwise or not
+                depthwise = replace(entry.shape, in_channels=2, out_channels=2, groups=2)
+                kinds.setdefault(_kind(depthwise), []).append(entry)
         return {
             kind: Surface.fit(
                 np.array([(entry.shape.in_channels, entry.shape.out_channels) for entry in entries]),
@@ -209,11 +215,12 @@ class _TableCost:
     def __init__(self, table: LatencyTable, layers: Sequence[LayerShape]) -> None:
         self._rows = np.array([i for i, layer in enumerate(layers) if layer.op in ("conv", "linear")], dtype=np.int64)
         self._layers = [layers[row] for row in self._rows]
+        self._table = table
         self._all_rows = len(self._rows) == len(layers)
         self._surfaces = [table.surface(layer) for layer in self._layers]
-        largest = max(max(layer.in_channels, layer.out_channels) for layer in self._layers)
-        self._in = _Places(self._surfaces, [surface.knots_in for surface in self._surfaces], largest)
-        self._out = _Places(self._surfaces, [surface.knots_out for surface in self._surfaces], largest)
+        self._largest = max(max(layer.in_channels, layer.out_channels) for layer in self._layers)
+        self._in = _Places(self._surfaces, [surface.knots_in for surface in self._surfaces], self._largest)
+        self._out = _Places(self._surfaces, [surface.knots_out for surface in self._surfaces], self._largest)
         columns = max(surface.values.shape[1] for surface in self._surfaces)
         sizes = [surface.values.shape[0] for surface in self._surfaces]
         values = np.zeros((sum(sizes) + 1, columns + 1))
@@ -224,14 +231,9 @@ class _TableCost:
         correction = table.correction
         same = tuple(map(_unnamed, self._layers)) == tuple(map(_unnamed, table.layers))
         self._scale, self._offset = (correction.scale, correction.offset) if same else (1.0, 0.0)
-        channels = np.array([(layer.in_channels, layer.out_channels) for layer in self._layers])
-        slopes = np.array(correction.slopes) if same and correction.slopes else np.zeros(len(channels))
-        self._slopes = slopes / channels[:, 1]
-        self._refine(correction.remaining, self._look_up(channels[:, 0], channels[:, 1]))
-
-    def _refine(self, remaining: float, dense: float) -> None:
-        self._scale, self._slopes = remaining * self._scale, remaining * self._slopes
-        self._offset = remaining * self._offset + (1.0 - remaining) * dense
+        ins, outs = np.array([(layer.in_channels, layer.out_channels) for layer in self._layers]).T
+        dense, remaining = self._look_up(ins, outs), correction.remaining
+        self._scale, self._offset = remaining * self._scale, remaining * self._offset + (1.0 - remaining) * dense
 
     def __call__(self, kept_in: IntArray, kept_out: IntArray) -> float:
         if self._all_rows:
@@ -239,6 +241,8 @@ class _TableCost:
         return self._look_up(kept_in[self._rows], kept_out[self._rows])
 
     def _look_up(self, kept_in: IntArray, kept_out: IntArray) -> float:
+        if max(kept_in.max(), kept_out.max()) > self._largest:
+            self._refuse(kept_in, kept_out, np.maximum(kept_in, kept_out) > self._largest)
         place_in, rest_in = self._in(kept_in)
         place_out, rest_out = self._out(kept_out)
         if place_in.min() < 0 or place_out.min() < 0:
@@ -248,18 +252,15 @@ class _TableCost:
         near += rest_out * (self._values[at + 1] - near)
         far += rest_out * (self._values[at + self._stride + 1] - far)
         total = near.sum() + rest_in @ (far - near)
-        return float(self._scale * total + self._offset + self._slopes @ kept_out)
+        return float(self._scale * total + self._offset)
 
     def _refuse(self, kept_in: IntArray, kept_out: IntArray, outside: NDArray[np.bool_]) -> None:
         index = int(np.argmax(outside))
-        layer, surface = self._layers[index], self._surfaces[index]
-        wanted = replace(
-            layer,
-            in_channels=int(kept_in[index]),
-            out_channels=int(kept_out[index]),
-            groups=1 if layer.groups == 1 else layer.groups * int(kept_out[index]) // layer.out_channels,
-        )
-        raise MissingEntryError(wanted, [(int(i), int(o)) for i in surface.knots_in for o in surface.knots_out])
+        layer, ins, outs = self._layers[index], int(kept_in[index]), int(kept_out[index])
+        groups = 1 if layer.groups == 1 else layer.groups * outs // layer.out_channels
+        known = [(e.shape.in_channels, e.shape.out_channels) for e in self._table.entries_of(layer)]
+        nearest = sorted(set(known), key=lambda pair: (abs(pair[0] - ins) + abs(pair[1] - outs), pair))
+        raise MissingEntryError(replace(layer, in_channels=ins, out_channels=outs, groups=max(groups, 1)), nearest)
 
 
 class _Places:

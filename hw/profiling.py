@@ -6,6 +6,7 @@ at its best speed was disturbed throughout: it is measured again, and what remai
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ _BATCH = 10
 _EFFORT = Effort(fewest=24, most=60)
 _UNDISTURBED = 0.2  # share of a network's runs that count for its layers: the fastest
 _KEPT_ROWS = 12
+_SHORTEST = 1e-5  # milliseconds; a runtime's clock may show none at all
 _DISTURBED = 1.04  # a batch is measured again if its reference took so much longer than the best
 
 #: called with the networks measured, their number, and the seconds that are left, as far as one can tell
@@ -103,7 +105,7 @@ class Profiler:
         started = time.monotonic()
         order = np.random.default_rng(self.seed).permutation(len(plans))
         chunks = [order[first : first + _BATCH].tolist() for first in range(0, len(plans), _BATCH)]
-        batches = {} if journal is None else _read_journal(journal, chunks)
+        batches = {} if journal is None else _read_journal(journal, chunks, _digest(plans))
         known = len(batches)
         for number, chunk in enumerate(chunks):
             if number not in batches:
@@ -135,7 +137,7 @@ class Profiler:
         batch = _Batch(number, samples[0], tuple(samples[1:]))
         if journal is not None:
             with journal.open("a") as file:
-                file.write(_line(batch) + "\n")
+                file.write(_line(batch, _digest(plans)) + "\n")
         return batch
 
 
@@ -170,7 +172,8 @@ def build_table(
 
 def _entry(shape: LayerShape, milliseconds: FloatArray) -> Entry:
     p10, median, p90 = np.percentile(milliseconds, (10, 50, 90))
-    return Entry(shape, len(milliseconds), float(milliseconds.mean()), float(median), float(p10), float(p90))
+    mean = max(float(milliseconds.mean()), _SHORTEST)
+    return Entry(shape, len(milliseconds), mean, float(median), float(p10), float(p90))
 
 
 def _undisturbed(rows: FloatArray, effort: Effort) -> FloatArray:
@@ -181,17 +184,21 @@ def _undisturbed(rows: FloatArray, effort: Effort) -> FloatArray:
     return chosen
 
 
-def _line(batch: _Batch) -> str:
+def _line(batch: _Batch, plans: str) -> str:
     def plain(sample: _Sample) -> dict[str, object]:
         total = sample.total
         timing = [total.n, total.median, total.p10, total.p90]
         return {"index": sample.index, "total": timing, "rows": np.round(sample.rows, 5).tolist()}
 
     parts = [plain(sample) for sample in (batch.reference, *batch.samples)]
-    return json.dumps({"batch": batch.number, "samples": parts})
+    return json.dumps({"plans": plans, "batch": batch.number, "samples": parts})
 
 
-def _read_journal(path: Path, chunks: Sequence[Sequence[int]]) -> dict[int, _Batch]:
+def _digest(plans: Sequence[Plan]) -> str:
+    return hashlib.sha256(repr([(plan.kept_in, plan.kept_out) for plan in plans]).encode()).hexdigest()[:16]
+
+
+def _read_journal(path: Path, chunks: Sequence[Sequence[int]], plans: str) -> dict[int, _Batch]:
     """The best measurement of each batch; a last line that was cut off is dropped."""
     batches: dict[int, _Batch] = {}
     for content in _whole_lines(path):
@@ -199,7 +206,7 @@ def _read_journal(path: Path, chunks: Sequence[Sequence[int]]) -> dict[int, _Bat
             _Sample(part["index"], Timing(*part["total"]), np.array(part["rows"])) for part in content["samples"]
         ]
         batch = _Batch(content["batch"], samples[0], tuple(samples[1:]))
-        if batch.number >= len(chunks) or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
+        if content["plans"] != plans or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
             raise ValueError(f"{path}: begun for other networks; delete it to measure anew")
         batches[batch.number] = min(batch, batches.get(batch.number, batch), key=lambda b: b.speed)
     return batches

@@ -85,8 +85,10 @@ class Surface:
         for part in _parts(knots, block):
             fitted[part] = isotonic(fitted[part], counts[part])
         if axis:
-            return cls(ins[[0, -1]] if len(ins) > 1 else ins, outs, np.tile(fitted, (min(len(ins), 2), 1)), step, block)
-        return cls(ins, outs, fitted[:, None], step, block)
+            ins = ins[[0, -1]] if len(ins) > 1 else ins
+            return cls(ins, outs, np.tile(fitted, (len(ins), 1)), step, block)
+        outs = outs[[0, -1]] if len(outs) > 1 else outs
+        return cls(ins, outs, np.tile(fitted[:, None], (1, len(outs))), step, block)
 
     def counted(self, widths: IntArray) -> IntArray:
         """The widths as the staircase counts them."""

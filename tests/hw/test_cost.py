@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw import COST_MODELS, LayerShape, MacCount, WeightSize
+from hw import COST_MODELS, ActivationSize, LayerShape, MacCount, WeightSize
 
 
 @st.composite
@@ -44,4 +44,26 @@ def test_costs_equal_the_counts_of_the_pruned_layers(layers: list[tuple[LayerSha
 
 
 def test_names_are_the_keys_that_budgets_use() -> None:
-    assert {name: make().name for name, make in COST_MODELS.items()} == {"macs": "macs", "size": "size"}
+    assert [make().name for make in COST_MODELS.values()] == list(COST_MODELS) == ["macs", "size", "activations"]
+
+
+@given(st.lists(pruned_layers(), min_size=1, max_size=5))
+def test_costs_of_single_layers_add_up_to_the_whole(layers: list[tuple[LayerShape, LayerShape]]) -> None:
+    dense = [before for before, _ in layers]
+    kept = (np.array([layer.in_channels for layer in dense]), np.array([layer.out_channels for layer in dense]))
+    for model in (MacCount(), WeightSize(), WeightSize(1)):
+        assert model.layer_costs(dense).sum() == model.bind(dense)(*kept)
+    assert ActivationSize().layer_costs(dense).max() == ActivationSize().bind(dense)(*kept)
+
+
+def test_activations_are_the_largest_input_and_output_of_a_layer() -> None:
+    """A 3x3 layer 3 -> 8 on 10x10 in stride 2 (5x5), then 8 -> 2: counted by hand, in float32."""
+    layers = [
+        LayerShape("a", "conv", 3, 8, (3, 3), (2, 2), (1, 1), input_size=(10, 10), output_size=(5, 5)),
+        LayerShape("norm", "norm", 100, 100, input_size=(5, 5), output_size=(5, 5)),
+        LayerShape("b", "conv", 8, 2, input_size=(5, 5), output_size=(5, 5)),
+    ]
+    cost = ActivationSize().bind(layers)
+    assert cost(np.array([3, 100, 8]), np.array([8, 100, 2])) == 4 * (3 * 100 + 8 * 25)
+    assert cost(np.array([1, 1, 8]), np.array([1, 1, 2])) == 4 * (8 * 25 + 2 * 25)
+    assert ActivationSize(1).bind(layers)(np.array([3, 1, 4]), np.array([4, 1, 2])) == 300 + 100

@@ -39,10 +39,10 @@ shapes = st.builds(
     owns_weights=st.booleans(),
     followed_by=st.lists(st.text(max_size=5), max_size=3).map(tuple),
 )
-entries = st.builds(Entry, shapes, st.integers(1, 10**6), times, times, times, times)
+entries = st.builds(Entry, shapes, st.integers(1, 10**6), st.floats(1e-9, 1e6), times, times, times)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 corrections = st.builds(
-    Correction, finite, finite, st.lists(finite, max_size=3).map(tuple), st.integers(0, 99),
+    Correction, finite, finite, st.integers(0, 99),
     st.none() | finite, st.none() | finite, st.lists(finite, max_size=3).map(tuple),
 )  # fmt: skip
 tables = st.builds(
@@ -70,7 +70,7 @@ def rich() -> LatencyTable:
         (CONV, GROUPED, HEAD),
         Timing(60, 2.0, 1.9, 2.7),
         (MeasuredNetwork((3, 4, 4), (4, 4, 10), Timing(60, 1.0, 0.9, 1.7)),),
-        Correction(1.1, -0.02, (0.1, 0.2, 0.3), 9, 0.05, 0.01, (0.25, -0.1)),
+        Correction(1.1, -0.02, 9, 0.05, 0.01, (0.25, -0.1)),
     )
 
 
@@ -162,9 +162,6 @@ def test_damage_is_named(damage: Callable[[dict[str, Any]], object], fault: str,
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what the dataclasses refuse is raised as it is, without the path and the way to make it anew"
-)
 def test_a_shape_that_cannot_be_is_named(tmp_path: Path) -> None:
     path = damaged(tmp_path / "table.json", lambda content: content["layers"][1].update(groups=3))
     with pytest.raises(LatencyFileError, match="3 groups do not divide 8 input and 8 output channels"):
@@ -320,23 +317,18 @@ def test_a_csv_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Pat
         read_csv(path, Conditions())
 
 
-@pytest.mark.xfail(strict=True, reason="what lies beyond the last column is dropped: 1,5 ms is read as 1 ms")
 def test_a_row_with_too_many_values_is_refused(tmp_path: Path) -> None:
     path = csv_file(tmp_path, MINIMAL + "conv,8,8,4,4,1,5\n")
     with pytest.raises(LatencyFileError, match=r"phone.csv, line 2: "):
         read_csv(path, Conditions())
 
 
-@pytest.mark.xfail(strict=True, reason="the csv module skips blank lines, which are not counted")
 def test_blank_lines_count_in_the_line_of_a_fault(tmp_path: Path) -> None:
     path = csv_file(tmp_path, MINIMAL + "conv,8,8,4,4,1\n\n\nconv,8,8,4,4,fast\n")
     with pytest.raises(LatencyFileError, match=r"phone.csv, line 5: "):
         read_csv(path, Conditions())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ZeroDivisionError, reason="the output size is computed before the stride is checked"
-)
 def test_a_stride_of_zero_is_named_with_its_line(tmp_path: Path) -> None:
     path = csv_file(tmp_path, MINIMAL.replace("\n", ",stride_height\n") + "conv,8,8,4,4,1,0\n")
     with pytest.raises(LatencyFileError, match=r"phone.csv, line 2: "):

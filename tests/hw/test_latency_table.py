@@ -65,7 +65,7 @@ def hand_made(seed: int | None = None, layers: tuple[LayerShape, ...] = LAYERS) 
 
 @functools.cache
 def corrected(table: LatencyTable) -> LatencyTable:
-    return replace(table, correction=Correction(scale=1.25, offset=0.5, slopes=(0.1, 0.2, 0.3, 0.4), networks=9))
+    return replace(table, correction=Correction(scale=1.25, offset=0.5, networks=9))
 
 
 def plain_sum(table: LatencyTable, kept_in: Sequence[int], kept_out: Sequence[int]) -> float:
@@ -110,11 +110,9 @@ def test_asking_changes_neither_the_widths_nor_the_answer() -> None:
 
 @settings(max_examples=50)
 @given(widths())
-def test_the_correction_is_scale_offset_and_slopes(kept: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_the_correction_is_scale_and_offset(kept: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     table = hand_made()
-    shares = np.array(kept[1]) / np.array(DENSE[1])
-    expected = 1.25 * plain_sum(table, *kept) + 0.5 + np.array([0.1, 0.2, 0.3, 0.4]) @ shares
-    assert corrected(table).predict(*kept) == pytest.approx(expected)
+    assert corrected(table).predict(*kept) == pytest.approx(1.25 * plain_sum(table, *kept) + 0.5)
     assert corrected(table).without_correction().predict(*kept) == pytest.approx(plain_sum(table, *kept))
 
 
@@ -196,7 +194,7 @@ def test_a_width_that_was_not_measured_is_named_with_those_that_were() -> None:
         cost(np.array([3, 8, 3, 3]), np.array([8, 3, 3, 10]))
     assert str(caught.value) == (
         "the latency table has no entry for layer 'conv': conv 3x3 8->3, input 8x8, then relu "
-        "(it knows such layers at 4->4, 4->8, 4->16, 4->32). Measure it with: amc lut build SPEC --out TABLE.json"
+        "(it knows such layers at 8->4, 4->4, 8->8, 4->8). Measure it with: amc lut build SPEC --out TABLE.json"
     )
     assert caught.value.shape == CONV.pruned(8, 3)
     assert set(caught.value.nearest) == {(i, o) for i in (4, 8, 16) for o in (4, 8, 16, 32)}
@@ -208,7 +206,6 @@ def test_a_depthwise_layer_that_was_not_measured_keeps_whole_groups() -> None:
         cost(np.array([2]), np.array([2]))
 
 
-@pytest.mark.xfail(strict=True, reason="the knots of both widths are multiplied out: 4->8 of a depthwise layer is none")
 def test_only_widths_that_can_be_are_offered_for_a_depthwise_layer() -> None:
     cost = table_of(measured(DEPTHWISE)).bind([DEPTHWISE])
     with pytest.raises(MissingEntryError) as caught:
@@ -216,7 +213,6 @@ def test_only_widths_that_can_be_are_offered_for_a_depthwise_layer() -> None:
     assert set(caught.value.nearest) == {(4, 4), (8, 8), (16, 16), (32, 32)}
 
 
-@pytest.mark.xfail(strict=True, reason="a width beyond the dense one reads the places of the next layer")
 def test_a_width_beyond_the_largest_is_refused() -> None:
     layers = (replace(CONV, in_channels=16, out_channels=16), replace(CONV, in_channels=16, out_channels=16))
     cost = table_of(measured(CONV)).bind(layers)
@@ -224,9 +220,6 @@ def test_a_width_beyond_the_largest_is_refused() -> None:
         cost(np.array([16, 16]), np.array([28, 16]))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=MissingEntryError, reason="one channel of a depthwise layer has one group, as a dense layer has"
-)
 def test_a_depthwise_layer_of_one_channel_is_known() -> None:
     table = table_of([entry(DEPTHWISE, width, width, 0.5 * width) for width in (1, 8, 32)])
     assert table.bind([DEPTHWISE])(np.array([1]), np.array([1])) == pytest.approx(0.5)
@@ -275,19 +268,18 @@ def test_costs_of_single_layers_know_no_correction() -> None:
 @pytest.mark.parametrize("fault", [float("nan"), float("inf"), -0.001])
 @pytest.mark.parametrize("field", ["mean", "median", "p10", "p90"])
 def test_an_entry_refuses_times_that_cannot_be(field: str, fault: float) -> None:
-    with pytest.raises(ValueError, match=r"^entry of conv 3x3 8->8, input 8x8, then relu: expected n >= 1 and finite"):
+    with pytest.raises(ValueError, match=r"^entry of conv 3x3 8->8, input 8x8, then relu: expected n >= 1, finite"):
         replace(entry(CONV, 8, 8, 1.0), **{field: fault})  # type: ignore[arg-type]
 
 
 def test_an_entry_refuses_to_come_from_nothing() -> None:
-    with pytest.raises(ValueError, match=r"expected n >= 1 and finite times >= 0, got Entry\(shape=.*, n=0, mean=1.0"):
+    with pytest.raises(ValueError, match=r"expected n >= 1, finite times >= 0 and a mean above 0, got n 0, mean 1\.0"):
         replace(entry(CONV, 8, 8, 1.0), n=0)
 
 
-@pytest.mark.xfail(strict=True, reason="Entry takes 0 ms, but a surface divides by it")
-def test_an_entry_of_no_time_at_all_does_not_spoil_the_table() -> None:
-    table = table_of(measured(CONV, lambda i, o: 0.0 if (i, o) == (4, 4) else 1.0 + 0.01 * i * o))
-    assert table.surface(CONV)(16, 32) == pytest.approx(6.12, rel=0.01)
+def test_an_entry_refuses_to_take_no_time_at_all() -> None:
+    with pytest.raises(ValueError, match=r"a mean above 0, got n 5, mean 0.0"):
+        entry(CONV, 8, 8, 0.0)
 
 
 @pytest.mark.parametrize(
