@@ -28,7 +28,7 @@ def covering_levels(decisions: int, meet: Collection[tuple[int, int]], levels: i
     q = next((prime for prime in _PRIMES if prime >= levels and prime > max(colours, default=0)), _PRIMES[-1])
     first, second = (grid.reshape(-1) for grid in np.mgrid[0:q, 0:q])
     columns = [(first + factor * second) % q for factor in range(q)]
-    return np.stack([(columns[colour % q] + 3 * index) % q for index, colour in enumerate(colours)], axis=1)
+    return np.stack([(columns[colour % q] + index) % q for index, colour in enumerate(colours)], axis=1)
 
 
 def _colours(decisions: int, meet: Collection[tuple[int, int]]) -> list[int]:

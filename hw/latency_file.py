@@ -188,7 +188,7 @@ def read_csv(path: Path, conditions: Conditions, processor: str = UNKNOWN) -> La
         LatencyFileError: the file cannot be read, a column is missing or unknown, or a value is wrong; with its line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]

@@ -122,7 +122,7 @@ class LatencyTable:
         layers: convolutions and linear layers of the network it was built for, dense; empty if imported.
         reference: that network's time end to end; the speed of the machine to which all times are brought.
         networks: whole networks, measured.
-        correction: fitted on them; it holds for that network only.
+        correction: fitted on them; scale and offset hold for that network only.
     """
 
     conditions: Conditions

@@ -105,7 +105,7 @@ class Profiler:
         started = time.monotonic()
         order = np.random.default_rng(self.seed).permutation(len(plans))
         chunks = [order[first : first + _BATCH].tolist() for first in range(0, len(plans), _BATCH)]
-        batches = {} if journal is None else _read_journal(journal, chunks, _digest(plans))
+        batches = {} if journal is None else _read_journal(journal, chunks, self._digest(plans))
         known = len(batches)
         for number, chunk in enumerate(chunks):
             if number not in batches:
@@ -137,8 +137,15 @@ class Profiler:
         batch = _Batch(number, samples[0], tuple(samples[1:]))
         if journal is not None:
             with journal.open("a") as file:
-                file.write(_line(batch, _digest(plans)) + "\n")
+                file.write(_line(batch, self._digest(plans)) + "\n")
         return batch
+
+    def _digest(self, plans: Sequence[Plan]) -> str:
+        """What a journal must have in common with a measurement that goes on from it."""
+        widths = [(plan.kept_in, plan.kept_out) for plan in (self.reference, *plans)]
+        shapes = [(layer, layer.followed_by) for layer in self.layers]
+        identity = (widths, shapes, self.runtime.name, self.runtime.threads, self.effort, self.seed)
+        return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 
 def build_table(
@@ -194,10 +201,6 @@ def _line(batch: _Batch, plans: str) -> str:
     return json.dumps({"plans": plans, "batch": batch.number, "samples": parts})
 
 
-def _digest(plans: Sequence[Plan]) -> str:
-    return hashlib.sha256(repr([(plan.kept_in, plan.kept_out) for plan in plans]).encode()).hexdigest()[:16]
-
-
 def _read_journal(path: Path, chunks: Sequence[Sequence[int]], plans: str) -> dict[int, _Batch]:
     """The best measurement of each batch; a last line that was cut off is dropped."""
     batches: dict[int, _Batch] = {}
@@ -206,7 +209,7 @@ def _read_journal(path: Path, chunks: Sequence[Sequence[int]], plans: str) -> di
             _Sample(part["index"], Timing(*part["total"]), np.array(part["rows"])) for part in content["samples"]
         ]
         batch = _Batch(content["batch"], samples[0], tuple(samples[1:]))
-        if content["plans"] != plans or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
+        if content.get("plans") != plans or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
             raise ValueError(f"{path}: begun for other networks; delete it to measure anew")
         batches[batch.number] = min(batch, batches.get(batch.number, batch), key=lambda b: b.speed)
     return batches

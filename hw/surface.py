@@ -18,6 +18,7 @@ FloatArray = NDArray[np.float64]
 #: steps of the staircase, and the width below which it does not hold and from which the function may fall
 _STAIRCASES = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))
 _CLEARLY = 0.7  # of the squared error of the simpler one
+_FEWEST = 12  # measurements, with which noise is not taken for a staircase
 _MOST_KNOTS = 8  # per width, where both vary
 _SMOOTHING = 1e-3  # weight of a second difference against a measurement, both relative
 
@@ -48,7 +49,7 @@ class Surface:
             values: float64 (points,), more than 0.
         """
         best = None
-        for step, block in _STAIRCASES:
+        for step, block in _STAIRCASES if len(values) >= _FEWEST else _STAIRCASES[:1]:
             surface = cls._fit(widths, values, step, block)
             misfit = surface._misfit(widths, values)
             if best is None or misfit < _CLEARLY * best[0]:

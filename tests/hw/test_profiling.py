@@ -336,7 +336,6 @@ def test_a_journal_of_as_many_other_networks_is_refused(tmp_path: Path) -> None:
         profiler_for(machine).measure(plans_for(machine, offset=1), journal=journal)
 
 
-@pytest.mark.xfail(strict=True, reason="the journal knows the widths of its networks, not the size of their images")
 def test_a_journal_of_the_same_widths_on_larger_images_is_refused(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     measure(Machine(), journal=journal)
