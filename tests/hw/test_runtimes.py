@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hw.host import RUNTIME_NAMES
 from hw.layers import LayerShape
 from hw.runtimes import RUNTIMES, RuntimeUnavailableError, find_runtime
 from hw.runtimes.onnx_runtime import OnnxRuntime, layer_times
-from hw.runtimes.torch_runtimes import TorchEager
+from hw.runtimes.torch_runtimes import TorchCompile, TorchEager
 from tests.contracts.runtime_contract import EXAMPLE, Block, RuntimeContract, block_layers
 
 
@@ -94,3 +96,15 @@ def test_times_of_a_profile_go_to_the_layers_of_the_names() -> None:
         node("ReorderInput", 1), node("L0_0", 6), node("L2_5", 3), run,
     ]  # fmt: skip
     assert layer_times(events, 3) == pytest.approx(np.array([[0.005, 0.01, 0.004], [0.007, 0.0, 0.003]]))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_are_timed_whole() -> None:
+    """Not the whole contract: compiling takes seconds for each network."""
+    runtime = TorchCompile()
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    layers = [LayerShape("0", "conv", 3, 4, input_size=(24, 24), output_size=(24, 24))]
+    family = runtime.family(network, EXAMPLE, layers)
+    assert 0 < family.load(network).run() < 60_000
+    with pytest.raises(RuntimeUnavailableError, match=r"torch\.compile times whole networks only, not their layers"):
+        family.profile(network)
