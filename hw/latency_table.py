@@ -184,10 +184,13 @@ class LatencyTable:
             predicted, measured, dense: milliseconds; `dense` as this table predicts it.
 
         Raises:
-            ValueError: the network is predicted no faster than the dense one.
+            ValueError: the network is not faster than the dense one, predicted or measured.
         """
-        if predicted >= dense:
-            raise ValueError(f"expected a network predicted faster than the dense {dense} ms, got {predicted} ms")
+        if max(predicted, measured) >= dense:
+            raise ValueError(
+                f"expected a network faster than the dense {dense} ms, got {predicted} ms predicted and {measured} ms "
+                f"measured"
+            )
         share = (measured - predicted) / (dense - predicted)
         refinements = (*self.correction.refinements, share)
         return replace(self, correction=replace(self.correction, refinements=refinements))

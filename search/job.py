@@ -200,8 +200,10 @@ def _corrected(job: _Job, folder: Path, results: Results) -> _Job | None:
     missed, record = missed_winner(results), results.latency
     if missed is None or record is None or job.table is None or not isinstance(job.problem, NetworkProblem):
         return None
-    if len(record.refinements) >= job.spec.latency.refine or missed.predicted_ms >= record.predicted_dense_ms:
+    if len(record.refinements) >= job.spec.latency.refine:
         return None
+    if max(missed.predicted_ms, missed.measured_ms) >= record.predicted_dense_ms:
+        return None  # there is nothing to learn from a network that is no faster
     table = job.table.refined(missed.predicted_ms, missed.measured_ms, record.predicted_dense_ms)
     try:
         problem = build_problem(job.spec, job.data, table)

@@ -44,7 +44,7 @@ def test_allocates_nearly_the_best_of_all_plans(budget: str) -> None:
     assert np.mean(gaps) <= 0.002
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(2, 12), st.integers(20, 99), st.integers(0, 1000))
 def test_is_feasible_and_nothing_can_be_widened(decisions: int, channels: int, percent: int, seed: int) -> None:
     limit = max(percent, 100 // channels + 2)
@@ -56,7 +56,7 @@ def test_is_feasible_and_nothing_can_be_widened(decisions: int, channels: int, p
         assert width == channels or not problem.feasible(wider)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(0, 1000))
 def test_rebalance_keeps_what_is_held_and_meets_the_budget(data: st.DataObject, seed: int) -> None:
     problem = ToyProblem(4, channels=8, budget={"macs": "40%"}, seed=seed)

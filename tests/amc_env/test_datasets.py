@@ -60,7 +60,7 @@ def test_digits_calibrates_on_training_images_and_scales_by_16() -> None:
     assert float(batch.max()) == 1.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(search=st.integers(1, 19), test=st.integers(1, 19), seed=st.integers(0, 2**32))
 def test_search_and_test_are_disjoint_or_refused(
     tmp_path_factory: pytest.TempPathFactory, search: int, test: int, seed: int

@@ -43,7 +43,7 @@ def test_refuses_ratios_outside_the_range(ratios: list[float]) -> None:
         ToyProblem().widths(ratios)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.integers(1, 8),
     st.integers(0, 2**32 - 1),

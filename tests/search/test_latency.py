@@ -32,9 +32,9 @@ version: 1
 name: digits-latency
 network: {kind: digits}
 data: {kind: digits, calibration_images: 60, search_images: 100, test_images: 100}
-budget: {latency_ms: 95%}
-latency: {batch: 32, levels: 3, random: 3, seconds: 1, refine: 0}
-pruning: {round_to: 8}
+budget: {latency_ms: 85%}
+latency: {batch: 64, levels: 3, random: 3, seconds: 1, refine: 0}
+pruning: {round_to: 4}
 evaluation: {fidelity: magnitude, recalibrate_batchnorm: false}
 agents: [{kind: uniform}, {kind: random}]
 evaluations: 6
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "spec.yaml").write_text(SPEC)
     result = amc("lut", "build", place / "spec.yaml", "--out", place / "table.json")
     assert result.exit_code == 0, result.output
-    assert "onnxruntime, 1 thread, batch 32, float32" in result.output
+    assert "onnxruntime, 1 thread, batch 64, float32" in result.output
     assert "12 networks" in result.output
     assert not (place / "table.json.journal").exists()
     return place
@@ -95,7 +95,7 @@ def claim_slow_winners(monkeypatch: pytest.MonkeyPatch, excess: list[float]) -> 
 
     def timed(problem: NetworkProblem, table: LatencyTable, policies: list[tuple[int, ...]]) -> WinnersTimed:
         slower, dense = excess.pop(0), Timing(45, 1.0, 1.0, 1.0)
-        limit = 0.95 * problem.dense_costs["latency_ms"]
+        limit = 0.85 * problem.dense_costs["latency_ms"]
         found = []
         for widths in policies:
             predicted = problem.cost("latency_ms", widths)
@@ -121,9 +121,9 @@ def test_the_table_tells_where_it_was_measured(table: LatencyTable) -> None:
 
 
 def test_the_dense_network_is_predicted_as_it_was_measured(table: LatencyTable, problem: NetworkProblem) -> None:
-    """A statistical test on a shared machine: within a quarter, which a wrong attribution or unit would not be."""
+    """A statistical test on a shared machine: within a half, which a wrong attribution or unit would not be."""
     assert table.reference is not None
-    assert problem.dense_costs["latency_ms"] == pytest.approx(table.reference.p10, rel=0.25)
+    assert problem.dense_costs["latency_ms"] == pytest.approx(table.reference.p10, rel=0.5)
 
 
 def test_features_count_latency_where_the_paper_counts_flops(folder: Path, problem: NetworkProblem) -> None:
@@ -191,7 +191,7 @@ def test_a_job_with_a_table_times_its_winners(folder: Path, tmp_path: Path) -> N
     results = load_results(tmp_path / "job")
     record = results.latency
     assert record is not None
-    assert record.limit_ms == pytest.approx(0.95 * results.dense.costs["latency_ms"])
+    assert record.limit_ms == pytest.approx(0.85 * results.dense.costs["latency_ms"])
     assert results.budgets[0].limit == pytest.approx(0.99 * record.limit_ms)
     assert {policy.agent for policy in record.policies} == {"uniform", "random"}
     assert len(record.checks) == 14
@@ -211,7 +211,7 @@ def test_a_job_without_a_table_measures_one(tmp_path: Path) -> None:
     result = amc("run", tmp_path / "spec.yaml", "--out", tmp_path / "job")
     assert result.exit_code == 0, result.output
     assert "measuring latency: 0/12 networks" in result.output
-    assert load_table(tmp_path / "job" / "latency.json").conditions.batch == 32
+    assert load_table(tmp_path / "job" / "latency.json").conditions.batch == 64
     assert not (tmp_path / "job" / "latency.journal").exists()
 
 
@@ -286,7 +286,7 @@ def test_an_interrupted_refinement_is_finished_on_resume(
     ("change", "message"),
     [
         ("budget.latency_ms=10%", "budget latency_ms <= "),
-        ("latency.threads=2", "but the spec's section latency says onnxruntime, 2 threads, batch 32, float32; change"),
+        ("latency.threads=2", "but the spec's section latency says onnxruntime, 2 threads, batch 64, float32; change"),
         ("latency.runtime=onnx", "latency.runtime: expected one of onnxruntime, torch, torch.compile, cuda"),
         ("budget.table=nowhere.json", "nowhere.json: cannot be read as a latency table: No such file or directory"),
         ("network={kind: toy}", "budget: the toy problem has no latency, for it has no network"),

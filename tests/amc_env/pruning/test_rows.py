@@ -57,7 +57,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, torch.Tensor]:
     return conv, seeded(draw(st.integers(1, 3)), conv.in_channels, *size, seed=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(convolutions(), st.integers(1, 60), st.booleans())
 def test_rows_are_the_columns_of_unfold_and_give_the_outputs(
     case: tuple[nn.Conv2d, torch.Tensor], rows: int, channels_last: bool
