@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import search.job
+import search.latency
 import search.latency_job
 from amc_env.env import PruningEnv
 from amc_env.evaluation import NetworkProblem
@@ -181,6 +182,28 @@ def test_winners_are_timed_beside_the_dense_network(table: LatencyTable, problem
     assert smallest.speedup == pytest.approx(timed.dense.p10 / smallest.timing.p10)
     assert smallest.speedup_range[0] <= smallest.speedup <= smallest.speedup_range[1]
     assert smallest.measured_ms == pytest.approx(smallest.timing.p10 / timed.speed)
+
+
+@pytest.mark.parametrize(("speeds", "runs", "taken"), [([1.5, 2.0, 1.03], 3, 1.03), ([2.0, 1.5, 1.2, 1.9], 4, 1.2)])
+def test_a_disturbed_run_is_timed_again(
+    table: LatencyTable,
+    problem: NetworkProblem,
+    monkeypatch: pytest.MonkeyPatch,
+    speeds: list[float],
+    runs: int,
+    taken: float,
+) -> None:
+    made = 0
+
+    def timed(networks: list[object], *_: object, **__: object) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+        nonlocal made
+        made += 1
+        assert table.reference is not None
+        return [np.full(9, speeds[made - 1] * table.reference.p10) for _ in networks]
+
+    monkeypatch.setattr(search.latency, "time_interleaved", timed)
+    result = time_winners(problem, table, [problem.smallest_widths])
+    assert (made, result.speed) == (runs, pytest.approx(taken))
 
 
 def test_a_job_with_a_table_times_its_winners(folder: Path, tmp_path: Path) -> None:
