@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from torch import nn
 from amc_env.evaluation import NetworkProblem
 from amc_env.policy import PruningPolicy
 from amc_env.pruning.surgery import apply_plan
+from hw.runtimes.onnx_runtime import exporting_quietly
 from search.build import build_problem, build_untrained
 from search.job import load_results
 from search.latency_job import job_table
@@ -103,7 +102,7 @@ def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
     Raises:
         ExportError: the outputs differ by more than `ONNX_TOLERANCE` of the largest output.
     """
-    with _quiet():
+    with exporting_quietly():
         torch.onnx.export(
             network, (example,), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images"], output_names=["logits"], external_data=False, verbose=False,
@@ -156,16 +155,3 @@ def _whole_or_not(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder)
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -150,7 +150,7 @@ def _session(model: bytes, threads: int, profile: Path | None = None) -> Any:
 def _export(network: nn.Module, example: torch.Tensor) -> Any:
     import onnx
 
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with exporting_quietly(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
             network, (example,), path, dynamo=True, input_names=[_INPUT], external_data=False, verbose=False
@@ -233,8 +233,8 @@ def _with_weights(template: Any, stored: Mapping[str, torch.Tensor]) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own internals."""
+def exporting_quietly() -> Iterator[None]:
+    """Around torch.onnx.export, which prints its progress and warns of its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
