@@ -149,6 +149,14 @@ def import_csv(csv: Path, out: Path, runtime: str, threads: int, batch: int, pro
         click.echo(f"{len(table.entries)} entries written to {out}")
 
 
+@lut.command()
+def schema() -> None:
+    """Print the JSON schema of a table's file."""
+    from hw.latency_file import table_schema
+
+    click.echo(json.dumps(table_schema(), indent=1))
+
+
 def _problem(path: Path, overrides: Sequence[str]) -> tuple[Spec, NetworkProblem]:
     """The spec's problem, free of budgets: its decisions say what a search can meet."""
     from amc_env.evaluation import NetworkProblem

@@ -147,6 +147,8 @@ def test_show_diff_and_verify(folder: Path, table: LatencyTable, tmp_path: Path)
     shown = amc("lut", "show", folder / "table.json")
     assert "conv 3x3 16->16" in shown.output
     assert "then batch_norm+add+relu" in shown.output
+    schema = json.loads(amc("lut", "schema").output)
+    assert set(schema["required"]) == set(json.loads((folder / "table.json").read_text()))
     csv = amc("lut", "show", folder / "table.json", "--format", "csv").output
     assert csv.count("\n") == 1 + len(table.entries)
     slower = tmp_path / "slower.json"
