@@ -184,6 +184,7 @@ def _load(path: Path) -> LatencyTable:
 
 def _summary(table: LatencyTable) -> str:
     from search.figures import percent
+    from search.latency_report import reliability_warning
 
     host, correction = table.host, table.correction
     versions = ", ".join(f"{name} {version}" for name, version in host.versions.items())
@@ -199,6 +200,8 @@ def _summary(table: LatencyTable) -> str:
             f"median error of the sum of entries {percent(correction.before)}, with the correction "
             f"{percent(correction.after)} (each network left out of its fit)"
         )
+    if warning := reliability_warning(correction.after):
+        lines.append(warning)
     return "\n".join(lines)
 
 

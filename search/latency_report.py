@@ -16,6 +16,8 @@ from search.results import LatencyRecord, StaircaseRecord
 from search.svg import Frame, dots, drawing, line, marker, number, padded, path, text, tick_step, ticks, x_axis, y_axis
 from search.theme import CSS
 
+_RELIABLE = 0.03  # median error of a network left out of the fit
+
 
 def verification_text(table: LatencyTable, checked: Verification) -> str:
     """The figures of a verification as lines for people."""
@@ -137,6 +139,16 @@ def latency_verdict(record: LatencyRecord, widths: tuple[int, ...]) -> str:
     return (
         f"Measured end to end it takes {human(timed.measured_ms, 'ms')} (predicted {human(timed.predicted_ms, 'ms')}) "
         f"and {said}: {timed.speedup:.2f} times as fast as the dense network."
+    )
+
+
+def reliability_warning(error: float | None) -> str:
+    """What a reader must know of a table whose predictions of networks left out err by so much; "" if nothing."""
+    if error is None or error <= _RELIABLE:
+        return ""
+    return (
+        f"The latency table predicts networks that it has seen no better than to {percent(error, 1)} (median): the "
+        f"machine was busy when it was measured. Build it again on a quiet machine."
     )
 
 

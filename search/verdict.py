@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from search.figures import cost_label, error_text, human, objective_label, percent
-from search.latency_report import latency_verdict
+from search.latency_report import latency_verdict, reliability_warning
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
 from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
 
@@ -59,7 +59,7 @@ def caveats(results: Results) -> list[str]:
 
 def _latency_caveats(results: Results) -> list[str]:
     record, missed = results.latency, missed_winner(results)
-    lines = []
+    lines = [] if record is None else [reliability_warning(record.error_after)]
     if missed is not None and record is not None:
         lines.append(
             f"The winner misses the latency budget when it is measured: {human(missed.measured_ms, 'ms')} for "

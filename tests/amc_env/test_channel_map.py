@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from amc_env import ChannelMap, PruningEnv, PruningProblem, Score, ToyProblem
 from amc_env.env import Constraint
@@ -24,6 +25,9 @@ class LookedUp:
     def bind(self, layers: Sequence[LayerShape]) -> CostFunction:
         macs = MacCount().bind(layers)
         return lambda kept_in, kept_out: macs(kept_in, kept_out)
+
+    def layer_costs(self, layers: Sequence[LayerShape]) -> NDArray[np.float64]:
+        return MacCount().layer_costs(layers)
 
 
 class LookedUpToy(PruningProblem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click.testing
@@ -274,6 +275,16 @@ def test_a_correction_that_leaves_nothing_feasible_is_not_made(
     assert results.latency.refinements == ()
     assert not (tmp_path / "job" / "rounds").exists()
     assert "The winner misses the latency budget when it is measured" in render_report(results)
+
+
+def test_a_table_of_a_busy_machine_is_told(folder: Path, table: LatencyTable, tmp_path: Path) -> None:
+    for error, told in ((0.029, False), (0.031, True)):
+        path = tmp_path / f"{error}.json"
+        save_table(replace(table, correction=replace(table.correction, after=error)), path)
+        assert ("no better than to 3.1 % (median): the machine was busy" in amc("lut", "show", path).output) is told
+    job = tmp_path / "job"
+    amc("run", with_table(folder, tmp_path), "--out", job, "--set", f"budget.table={tmp_path / '0.031.json'}")
+    assert "The latency table predicts networks that it has seen no better than" in render_report(load_results(job))
 
 
 def test_a_winner_that_misses_the_budget_is_told_plainly(
