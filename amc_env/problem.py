@@ -372,7 +372,7 @@ class PruningProblem(ABC):
         smallest = self.costs(self.smallest_widths)
         for name, value in budget.items():
             if name not in self.cost_models:
-                known = sorted({*self.cost_models, *COST_MODELS})
+                known = dict.fromkeys([*COST_MODELS, *self.cost_models])
                 raise ValueError(f"budget: unknown cost {name!r}; known: {', '.join(known)}")
             limit = parse_limit(name, value, self.dense_costs[name])
             if smallest[name] > limit:
