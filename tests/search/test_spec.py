@@ -80,7 +80,10 @@ def test_starter_is_valid(tmp_path: Path) -> None:
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
         ({"evaluations": 0}, "evaluations: Input should be greater than or equal to 1, got 0"),
         ({"evaluations": None}, "evaluations: Input should be a valid integer"),
-        ({"budget": {"mac": "50%"}}, "budget: unknown cost 'mac'; did you mean 'macs'? (known: macs, size, activations, latency_ms)"),
+        (
+            {"budget": {"mac": "50%"}},
+            "budget: unknown cost 'mac'; did you mean 'macs'? (known: macs, size, activations, latency_ms)",
+        ),
         ({"budget": {"macs": "150%"}}, "budget: budget macs: expected a positive number"),
         ({"budget": {}}, "budget: expected at least one limit"),
         ({"version": 2}, "version: Input should be 1, got 2"),
