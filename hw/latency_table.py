@@ -2,7 +2,7 @@
 
 A table predicts the latency of a network as the sum of its layers' entries. What a sum cannot know (the runtime's own
 time per inference, one layer's buffers in another's cache) is a small correction, fitted on whole networks and kept
-apart. Widths between two entries are interpolated: piecewise linear and, along each width, never falling.
+apart. Widths between two entries are interpolated: see `hw.surface`.
 """
 
 from __future__ import annotations

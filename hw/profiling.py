@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -21,14 +20,12 @@ from hw.host import Conditions, describe_host
 from hw.latency_table import Entry, LatencyTable, MeasuredNetwork
 from hw.layers import LayerShape
 from hw.runtimes.base import NetworkFamily, ProfiledNetwork, Runtime
-from hw.timing import Effort, FloatArray, TimedNetwork, Timing, time_interleaved
+from hw.timing import DISTURBED, SIDE_BY_SIDE, Effort, FloatArray, TimedNetwork, Timing, time_interleaved
 
-_BATCH = 10
 _EFFORT = Effort(fewest=24, most=60)
 _UNDISTURBED = 0.2  # share of a network's runs that count for its layers: the fastest
 _KEPT_ROWS = 12
 _SHORTEST = 1e-5  # milliseconds; a runtime's clock may show none at all
-_DISTURBED = 1.04  # a batch is measured again if its reference took so much longer than the best
 
 #: called with the networks measured, their number, and the seconds that are left, as far as one can tell
 OnProgress = Callable[[int, int, float], None]
@@ -104,19 +101,19 @@ class Profiler:
         """
         started = time.monotonic()
         order = np.random.default_rng(self.seed).permutation(len(plans))
-        chunks = [order[first : first + _BATCH].tolist() for first in range(0, len(plans), _BATCH)]
+        chunks = [order[first : first + SIDE_BY_SIDE].tolist() for first in range(0, len(plans), SIDE_BY_SIDE)]
         batches = {} if journal is None else _read_journal(journal, chunks, self._digest(plans))
         known = len(batches)
         for number, chunk in enumerate(chunks):
             if number not in batches:
                 each = (time.monotonic() - started) / max(number - known, 1) if number > known else float("nan")
-                on_progress(number * _BATCH, len(plans), each * (len(chunks) - number))
+                on_progress(number * SIDE_BY_SIDE, len(plans), each * (len(chunks) - number))
                 batches[number] = self._batch(number, chunk, plans, journal)
         retries = 0
         while time.monotonic() - started < seconds and retries < len(chunks):
             best = min(batch.speed for batch in batches.values())
             worst = max(batches.values(), key=lambda batch: batch.speed)
-            if worst.speed <= _DISTURBED * best:
+            if worst.speed <= DISTURBED * best:
                 break
             again = self._batch(worst.number, chunks[worst.number], plans, journal)
             batches[worst.number] = min(worst, again, key=lambda batch: batch.speed)
@@ -204,23 +201,26 @@ def _line(batch: _Batch, plans: str) -> str:
 def _read_journal(path: Path, chunks: Sequence[Sequence[int]], plans: str) -> dict[int, _Batch]:
     """The best measurement of each batch; a last line that was cut off is dropped."""
     batches: dict[int, _Batch] = {}
-    for content in _whole_lines(path):
-        samples = [
-            _Sample(part["index"], Timing(*part["total"]), np.array(part["rows"])) for part in content["samples"]
-        ]
-        batch = _Batch(content["batch"], samples[0], tuple(samples[1:]))
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            content = json.loads(line)
+            samples = [
+                _Sample(part["index"], Timing(*part["total"]), np.array(part["rows"])) for part in content["samples"]
+            ]
+            batch = _Batch(content["batch"], samples[0], tuple(samples[1:]))
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"{path}, line {number}: damaged; delete the file to measure anew") from error
         if content.get("plans") != plans or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
             raise ValueError(f"{path}: begun for other networks; delete it to measure anew")
         batches[batch.number] = min(batch, batches.get(batch.number, batch), key=lambda b: b.speed)
     return batches
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
-        return
+        return []
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole)
-    for line in whole.splitlines():
-        yield json.loads(line)
+    return whole.splitlines()

@@ -17,6 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+#: so many networks are timed side by side, and one that is known
+SIDE_BY_SIDE = 10
+#: they are timed again if the known one took so much longer than it can
+DISTURBED = 1.04
 _QUANTILE = 0.1
 _PER_VISIT = 3
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,8 @@ from hw.layers import LayerShape
 from hw.profiling import OnProgress, Plan, Profiler, build_table
 from hw.runtimes import Runtime, find_runtime
 from hw.runtimes.torch_runtimes import TorchEager
-from hw.timing import Effort, FloatArray, Timing, latency, time_interleaved, uncertainty
+from hw.timing import DISTURBED, SIDE_BY_SIDE, Effort, FloatArray, Timing, latency, time_interleaved, uncertainty
 
-_BATCH = 10
-_DISTURBED = 1.04  # networks are timed again if the dense one among them took so much longer than for the table
 _ATTEMPTS = 4
 #: how long whole networks are timed when a prediction or a budget is checked
 CHECKED = Effort(fewest=45, most=120)
@@ -148,16 +147,16 @@ def verify_table(
     """Predict and time random policies, each twice, in batches with the dense network among them."""
     timer = _Timer(problem, table.conditions)
     chosen = _random_widths(problem, policies, seed)
-    predicted = [timer.predict(table, widths) for widths in chosen]
-    sums = [timer.predict_sum(table, widths) for widths in chosen]
+    predicted = timer.predict(table, chosen)
+    sums = timer.predict(table.without_correction(), chosen)
     passes, speeds = [], []
     rng = np.random.default_rng(seed)
     for turn in (0, 1):
         times = np.zeros(len(chosen))
         order = rng.permutation(len(chosen))
-        for first in range(0, len(chosen), _BATCH):
+        for first in range(0, len(chosen), SIDE_BY_SIDE):
             on_progress(turn * len(chosen) + first, 2 * len(chosen), float("nan"))
-            part = order[first : first + _BATCH]
+            part = order[first : first + SIDE_BY_SIDE]
             timed = timer.time([problem.dense_widths, *(chosen[index] for index in part)], table, effort, rng)
             speeds.append(timed.speed)
             times[part] = [latency(samples) / timed.speed for samples in timed.times[1:]]
@@ -215,13 +214,13 @@ def time_winners(
     timed = timer.time([problem.dense_widths, problem.dense_widths, *policies], table, effort, rng)
     (dense, again, *others), speed = timed.times, timed.speed
     winners = []
-    for widths, samples in zip(policies, others, strict=True):
+    for widths, predicted, samples in zip(policies, timer.predict(table, policies), others, strict=True):
         speedup = latency(dense) / latency(samples)
         spread = 1 + uncertainty(dense) + uncertainty(samples)
         winners.append(
             Winner(
                 widths,
-                timer.predict(table, widths),
+                predicted,
                 Timing.of(samples),
                 latency(samples) / speed,
                 speedup,
@@ -259,15 +258,12 @@ class _Timer:
 
     def plan(self, widths: Widths) -> Plan:
         kept_in, kept_out = self.channels(widths)
-        folded = self.runtime.folds_batchnorm
-        make: Callable[[], object] = lambda: self._problem.thin_shape(widths, folded=folded)  # noqa: E731
-        return Plan(tuple(kept_in.tolist()), tuple(kept_out.tolist()), make)  # type: ignore[arg-type]
+        make = partial(self._problem.thin_shape, widths, folded=self.runtime.folds_batchnorm)
+        return Plan(tuple(kept_in.tolist()), tuple(kept_out.tolist()), make)
 
-    def predict(self, table: LatencyTable, widths: Widths) -> float:
-        return table.bind(self.layers)(*self.channels(widths))
-
-    def predict_sum(self, table: LatencyTable, widths: Widths) -> float:
-        return table.without_correction().bind(self.layers)(*self.channels(widths))
+    def predict(self, table: LatencyTable, policies: Sequence[Widths]) -> list[float]:
+        cost = table.bind(self.layers)
+        return [cost(*self.channels(widths)) for widths in policies]
 
     def time(self, policies: Sequence[Widths], table: LatencyTable, effort: Effort, rng: np.random.Generator) -> _Timed:
         """Time policies side by side, the dense one first; again if it never ran nearly as fast as for the table.
@@ -275,7 +271,7 @@ class _Timer:
         Of several attempts the one that was disturbed least counts.
         """
         attempts: list[_Timed] = []
-        while len(attempts) < _ATTEMPTS and all(attempt.speed > _DISTURBED for attempt in attempts):
+        while len(attempts) < _ATTEMPTS and all(attempt.speed > DISTURBED for attempt in attempts):
             networks = [self.family.load(self.plan(widths).make()) for widths in policies]
             times = time_interleaved(networks, effort, rng=rng, pause=self.runtime.pause)
             reference = latency(times[0]) if table.reference is None else table.reference.p10

@@ -50,10 +50,7 @@ def given_table(spec: Spec) -> LatencyTable | None:
     """
     if spec.table is None:
         return None
-    try:
-        table = load_table(spec.table)
-    except LatencyFileError as error:
-        raise LatencyError(str(error)) from error
+    table = _load(spec.table)
     if table.conditions.runtime in RUNTIME_NAMES and table.conditions != spec.latency.conditions:
         raise LatencyError(
             f"{spec.table}: measured with {table.conditions}, but the spec's section latency says "
@@ -65,7 +62,14 @@ def given_table(spec: Spec) -> LatencyTable | None:
 def job_table(folder: Path) -> LatencyTable | None:
     """The table of a job as its trials use it; None if it has none."""
     path = folder / "latency.json"
-    return load_table(path) if path.exists() else None
+    return _load(path) if path.exists() else None
+
+
+def _load(path: Path) -> LatencyTable:
+    try:
+        return load_table(path)
+    except LatencyFileError as error:
+        raise LatencyError(str(error)) from error
 
 
 def provide_table(spec: Spec, problem: NetworkProblem, folder: Path, on_progress: OnLatencyProgress) -> LatencyTable:

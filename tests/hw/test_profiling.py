@@ -343,3 +343,13 @@ def test_a_journal_of_the_same_widths_on_larger_images_is_refused(tmp_path: Path
     larger = [replace(layer, input_size=(32, 32), output_size=(32, 32)) for layer in LAYERS]
     with pytest.raises(ValueError, match="begun for other networks; delete it to measure anew"):
         replace(profiler_for(machine), layers=larger).measure(plans_for(machine), journal=journal)
+
+
+def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    measure(Machine(), journal=journal)
+    lines = journal.read_text().splitlines()
+    for damage in ("{", "[]", '{"plans": "x"}', lines[1].replace('"rows"', '"row"')):
+        journal.write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
+        with pytest.raises(ValueError, match=r"journal, line 2: damaged; delete the file to measure anew"):
+            measure(Machine(), journal=journal)

@@ -231,6 +231,11 @@ def test_a_job_with_a_table_times_its_winners(folder: Path, tmp_path: Path) -> N
     assert "Measured end to end it takes" in page
     again = amc("resume", tmp_path / "job")
     assert "all trials are finished, nothing to resume" in again.output
+    (tmp_path / "job" / "latency.json").write_text("{")
+    damaged = amc("export", tmp_path / "job", "--out", tmp_path / "exported")
+    assert damaged.exit_code == 2
+    assert "latency.json: not a latency table of format 'amc-latency-table', version 1: " in damaged.output
+    assert not (tmp_path / "exported").exists()
 
 
 def test_a_job_without_a_table_measures_one(tmp_path: Path) -> None:
