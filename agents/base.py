@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +34,22 @@ class Agent(BaseModel, ABC):
     def label(self) -> str:
         return self.name or self.kind
 
+    def check(self, problem: PruningProblem, max_evaluations: int) -> None:
+        """Refuse what cannot work, before anything is spent on it; a job asks before its first trial.
+
+        Raises:
+            ValueError: the settings, the budget and the evaluations do not go together.
+        """
+
+    def series(self, problem: PruningProblem, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+        """The networks on the way of a search that are worth having beside the best, by falling cost; often none.
+
+        Args:
+            problem: what was searched.
+            evaluations: all of the search, in order.
+        """
+        return ()
+
     @abstractmethod
     def search(
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
@@ -51,6 +67,9 @@ class Agent(BaseModel, ABC):
 
         Returns:
             The best feasible evaluation, or None if there was none.
+
+        Raises:
+            ValueError: as of `check`.
         """
 
 

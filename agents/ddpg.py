@@ -81,7 +81,7 @@ class DDPG(Agent):
     def search(
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
     ) -> Evaluation | None:
-        self._check_infeasible_reward(problem)
+        self.check(problem, max_evaluations)
         from agents.ddpg_sb3 import AMCLearner, ReportEpisodes
 
         env = PruningEnv(problem, constraint=self.constraint, infeasible_reward=self.infeasible_reward)
@@ -91,12 +91,8 @@ class DDPG(Agent):
         learner.learn(steps, callback=ReportEpisodes(env, best, max_evaluations))
         return best.evaluation
 
-    def _check_infeasible_reward(self, problem: PruningProblem) -> None:
-        """Refuse a penalty that would make a violated budget the better choice.
-
-        Raises:
-            ValueError: a feasible network of the largest error could have a lower reward.
-        """
+    def check(self, problem: PruningProblem, max_evaluations: int) -> None:
+        """Refuse a penalty that would make a violated budget the better choice."""
         if self.constraint == "strict" and math.isinf(problem.worst_error):
             raise ValueError(
                 "constraint: 'strict' needs an objective whose error has a bound, such as top1, since the reward of a "

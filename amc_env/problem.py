@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -129,8 +129,8 @@ class Evaluation:
         ratios: the ratios that these widths mean, in [0, 1).
         costs: cost name -> cost of the rounded network.
         violation: 0 if all budgets hold, else the largest excess as a fraction of its limit.
-        error: the objective's mean on the search split, lower is better; None if a budget is violated (it is then
-            not scored).
+        error: the objective's mean on the search split, lower is better; None if a budget is violated and the policy
+            was not probed (see `PruningProblem.evaluate_widths`).
         accuracy: top-1 on the search split, in [0, 1]; None if not scored, or if the network does not classify.
         reward: the problem's reward; -inf if a budget is violated.
         fraction: share of the search split that was looked at; below 1: stopped early, for it cannot become the best.
@@ -216,6 +216,8 @@ class PruningProblem(ABC):
         self.budgets = self._parse_budgets(budget)
         #: what was scored already. A trial that resumes fills it from its journal.
         self.memo: MutableMapping[Widths, Score] = {}
+        #: scores several policies at once, in their order, wherever there are processors for it; None: one by one here
+        self.scorer: Callable[[Sequence[Widths]], Iterable[Score]] | None = None
         self._best_reward = -math.inf
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
@@ -294,23 +296,48 @@ class PruningProblem(ABC):
         """Round, count the costs and, if all budgets hold, score on the search split. The same widths score once."""
         return self.evaluate_widths(self.widths(plan))
 
-    def evaluate_widths(self, widths: Widths) -> Evaluation:
-        """As `evaluate`, for units kept."""
+    def evaluate_widths(self, widths: Widths, *, probe: bool = False) -> Evaluation:
+        """As `evaluate`, for units kept.
+
+        Args:
+            widths: units kept by each decision.
+            probe: score the network although it violates a budget; its reward stays -inf. Heuristics that come to
+                the budget from the dense network look at such networks on their way, and pay an evaluation for each.
+        """
         costs = self.costs(widths)
         violation = self.violation(costs)
         ratios = tuple(self.ratios(widths).tolist())
-        if violation > 0.0:
+        if violation > 0.0 and not probe:
             return Evaluation(widths, ratios, costs, violation, error=None, accuracy=None, reward=-math.inf)
         if widths not in self.memo:
             self.memo[widths] = self.score(widths)
         score = self.memo[widths]
+        if violation > 0.0:
+            return Evaluation(
+                widths, ratios, costs, violation, score.error, score.accuracy, -math.inf, score.fraction
+            )
         reward = -score.error * self._error_factor(costs)
         if score.fraction == 1.0:
             self._best_reward = max(self._best_reward, reward)
         return Evaluation(widths, ratios, costs, 0.0, score.error, score.accuracy, reward, score.fraction)
 
+    def evaluate_many(self, plans: Sequence[Widths], *, probe: bool = False) -> Iterator[Evaluation]:
+        """As `evaluate_widths` for each, in their order; what `scorer` takes over is scored at the same time."""
+        if self.scorer is not None:
+            scored = [w for w in dict.fromkeys(plans) if w not in self.memo and (probe or self.feasible(w))]
+            scores = iter(self.scorer(scored)) if scored else iter(())
+        for widths in plans:
+            if self.scorer is not None and widths in scored and widths not in self.memo:
+                self.memo[widths] = next(scores)
+            yield self.evaluate_widths(widths, probe=probe)
+
     def hopeless_error(self, widths: Sequence[int] | IntArray) -> float:
-        """From this error on a network of these widths is no better than the best evaluation so far; inf if none."""
+        """From this error on a network of these widths is no better than the best evaluation so far.
+
+        inf if there is none, or if a budget is violated: such a network is scored for what it tells, not to win.
+        """
+        if not self.feasible(widths):
+            return math.inf
         factor = self._error_factor(self.costs(widths))
         margin = 1.0 + 1e-12  # a division and a product may round the wrong way
         return -self._best_reward / factor * margin if factor > 0.0 else math.inf
@@ -347,10 +374,10 @@ class PruningProblem(ABC):
                 within = middle
             else:
                 over = middle
-        return self.ratios(self._widen(self.widths(scaled(within)), self.widths(scaled(over))))
+        return self.ratios(self.widen(self.widths(scaled(within)), self.widths(scaled(over))))
 
-    def _widen(self, within: Widths, over: Widths) -> Widths:
-        """Of the decisions that `over` keeps wider, widen each in turn as long as the budgets hold."""
+    def widen(self, within: Widths, over: Widths) -> Widths:
+        """Feasible widths, and infeasible ones that keep some decisions wider: of these widen each in turn that fits."""
         widths = list(within)
         for index, (low, high) in enumerate(zip(within, over, strict=True)):
             if high > low:

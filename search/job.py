@@ -152,9 +152,19 @@ def _prepare(spec: Spec, address: str | None) -> _Job:
         else:
             check_reachable(address)
         data = load_data(spec)
-        return _Job(spec, data, build_problem(spec, data, given_table(spec)), address)
+        problem = build_problem(spec, data, given_table(spec))
+        _check_agents(spec, problem)
+        return _Job(spec, data, problem, address)
     except (ValueError, OSError) as error:
         raise JobError(str(error)) from error
+
+
+def _check_agents(spec: Spec, problem: PruningProblem) -> None:
+    for index, agent in enumerate(spec.agents):
+        try:
+            agent.check(problem, spec.evaluations)
+        except ValueError as error:
+            raise ValueError(f"agents.{index} ({agent.label}): {error}") from error
 
 
 def _with_table(job: _Job, folder: Path, on_progress: OnJobProgress) -> _Job:
@@ -163,7 +173,9 @@ def _with_table(job: _Job, folder: Path, on_progress: OnJobProgress) -> _Job:
         return job
     try:
         table = provide_table(job.spec, job.problem, folder, on_progress)
-        return replace(job, problem=build_problem(job.spec, job.data, table), table=table)
+        problem = build_problem(job.spec, job.data, table)
+        _check_agents(job.spec, problem)
+        return replace(job, problem=problem, table=table)
     except ValueError as error:
         raise JobError(str(error)) from error
 

@@ -19,7 +19,8 @@ class Record(BaseModel):
 class EvaluationRecord(Record):
     """One line of a trial's journal: one evaluation.
 
-    `reward`, `error` and `accuracy` are null if a budget is violated; `accuracy` also if the network does not classify.
+    `reward` is null if a budget is violated, `error` and `accuracy` then too unless the policy was a probe; `accuracy`
+    also if the network does not classify.
     """
 
     index: int
@@ -41,6 +42,7 @@ class EvaluationRecord(Record):
 class HistoryPoint(Record):
     """An evaluation as the report plots it."""
 
+    widths: tuple[int, ...] = ()
     reward: float | None
     error: float | None
     accuracy: float | None
@@ -65,8 +67,23 @@ class PolicyRecord(Record):
     test_accuracy: float | None
 
 
+class SeriesRecord(Record):
+    """A network that a search passed through and kept, scored on the search split only; infeasible if its budget is."""
+
+    widths: tuple[int, ...]
+    costs: dict[str, float]
+    search_error: float
+    search_accuracy: float | None
+    feasible: bool
+
+
 class TrialRecord(Record):
-    """One agent with one seed. `distinct` counts evaluations of widths the trial had not met before."""
+    """One agent with one seed.
+
+    Attributes:
+        distinct: evaluations of widths that the trial had not met before.
+        series: networks of the way, by falling cost, of an agent that keeps them.
+    """
 
     agent: str
     kind: str
@@ -78,6 +95,7 @@ class TrialRecord(Record):
     seconds: float
     best: PolicyRecord | None
     history: tuple[HistoryPoint, ...]
+    series: tuple[SeriesRecord, ...] = ()
 
 
 class DecisionRecord(Record):

@@ -22,7 +22,7 @@ from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
 from search.latency_job import earlier_journals
 from search.progress import OnProgress, TrialProgress, TrialState
-from search.results import EvaluationRecord, HistoryPoint, PolicyRecord, TrialRecord, TrialStatus
+from search.results import EvaluationRecord, HistoryPoint, PolicyRecord, SeriesRecord, TrialRecord, TrialStatus
 from search.spec_models import Spec
 
 
@@ -66,7 +66,11 @@ def run_trial(
             best = agent.search(problem, max_evaluations=spec.evaluations, seed=seed, on_evaluation=recorder)
             recorder.check_complete()
             record = _record(agent, seed, "finished", recorder.records, seconds=recorder.seconds)
-            record = record.model_copy(update={"best": None if best is None else _measure(problem, best)})
+            found = {
+                "best": None if best is None else _measure(problem, best),
+                "series": tuple(map(_kept, agent.series(problem, recorder.evaluations))),
+            }
+            record = record.model_copy(update=found)
     except Exception:  # noqa: BLE001 - whatever an agent does wrong is its trial's failure, not the job's
         write_atomically(folder / "error.txt", traceback.format_exc())
         return read_trial(agent, seed, folder)
@@ -102,6 +106,7 @@ class _Recorder:
         self._count = 0
         self._last = time.monotonic()
         self.records = list(self._known)
+        self.evaluations: list[Evaluation] = []
         _remember(problem, self._known)
         self._report("running")
 
@@ -118,6 +123,7 @@ class _Recorder:
         else:
             self._append(evaluation)
         self._met.add(evaluation.widths)
+        self.evaluations.append(evaluation)
         self._count += 1
         self._last = time.monotonic()
         if self._count >= len(self._known):
@@ -186,6 +192,18 @@ def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
     )
 
 
+def _kept(evaluation: Evaluation) -> SeriesRecord:
+    if evaluation.error is None:
+        raise ValueError(f"the agent kept widths {list(evaluation.widths)} in its series, which were never scored")
+    return SeriesRecord(
+        widths=evaluation.widths,
+        costs=dict(evaluation.costs),
+        search_error=evaluation.error,
+        search_accuracy=evaluation.accuracy,
+        feasible=evaluation.feasible,
+    )
+
+
 def _record(
     agent: Agent,
     seed: int,
@@ -202,6 +220,7 @@ def _record(
             best = record.reward
         history.append(
             HistoryPoint(
+                widths=record.widths,
                 reward=record.reward,
                 error=record.error,
                 accuracy=record.accuracy,

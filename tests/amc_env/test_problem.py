@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -161,3 +162,48 @@ def test_the_known_best_policy_of_the_toy_problem_is_the_best(seed: int) -> None
 def test_a_copy_of_a_problem_is_the_problem() -> None:
     problem = ToyProblem()
     assert copy.deepcopy({"problem": problem})["problem"] is problem
+
+
+class CountingScores(ToyProblem):
+    """Counts what is scored."""
+
+    scored = 0
+
+    def score(self, widths: tuple[int, ...]) -> Score:
+        self.scored += 1
+        return super().score(widths)
+
+
+def test_a_probe_scores_what_violates_the_budget_and_never_wins() -> None:
+    problem = ToyProblem()
+    dense = problem.evaluate_widths(problem.dense_widths, probe=True)
+    assert (dense.error, dense.accuracy) == (0.0, 1.0)
+    assert dense.violation == pytest.approx(1.0)
+    assert dense.reward == -math.inf
+    assert not dense.feasible
+    assert problem.evaluate_widths(problem.dense_widths).error is None
+
+
+def test_a_probe_is_never_stopped_early() -> None:
+    problem = ToyProblem()
+    best = problem.evaluate_widths(problem.best_widths())
+    assert problem.hopeless_error(problem.dense_widths) == math.inf
+    assert problem.hopeless_error(best.widths) == pytest.approx(-best.reward)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_many_evaluations_are_those_of_one_after_another_with_a_scorer_or_without(probe: bool) -> None:
+    plans = [(1, 2, 3, 4, 5, 6), (16,) * 6, (8,) * 6, (1, 2, 3, 4, 5, 6), (16, 1, 1, 1, 1, 1)]
+    one_by_one = [ToyProblem().evaluate_widths(widths, probe=probe) for widths in plans]
+    assert list(ToyProblem().evaluate_many(plans, probe=probe)) == one_by_one
+    problem, asked = CountingScores(), list[tuple[int, ...]]()
+
+    def scorer(widths: Sequence[tuple[int, ...]]) -> Iterator[Score]:
+        asked.extend(widths)
+        return (ToyProblem().score(each) for each in widths)
+
+    problem.scorer = scorer
+    problem.memo[plans[0]] = ToyProblem().score(plans[0])
+    assert list(problem.evaluate_many(plans, probe=probe)) == one_by_one
+    assert problem.scored == 0
+    assert asked == [plan for plan in plans[1:3] + plans[4:] if probe or problem.feasible(plan)]

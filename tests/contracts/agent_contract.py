@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -23,9 +24,9 @@ class CountingProblem(ToyProblem):
 
     count = 0
 
-    def evaluate_widths(self, widths: Widths) -> Evaluation:
+    def evaluate_widths(self, widths: Widths, *, probe: bool = False) -> Evaluation:
         self.count += 1
-        return super().evaluate_widths(widths)
+        return super().evaluate_widths(widths, probe=probe)
 
 
 def reported(agent: Agent, problem: PruningProblem, evaluations: int, seed: int = 0) -> list[Evaluation]:
@@ -41,8 +42,19 @@ def regret(agent: Agent, problem: ToyProblem, evaluations: int, seed: int) -> fl
     return best.error - problem.score(problem.best_widths()).error if best and best.error is not None else 1.0
 
 
+def affordable(agent: Agent, problem: PruningProblem, evaluations: int) -> bool:
+    """Whether the agent takes so few evaluations; one that does not must say so from `search` as well."""
+    try:
+        agent.check(problem, evaluations)
+    except ValueError as refusal:
+        with pytest.raises(ValueError, match=re.escape(str(refusal))):
+            agent.search(problem, max_evaluations=evaluations, seed=0, on_evaluation=lambda _: None)
+        return False
+    return True
+
+
 class AgentContract:
-    """Inherit and set `agent`.
+    """Inherit and set `agent`. An agent may refuse, by `check`, what cannot work; what it begins must end well.
 
     Attributes:
         agent: what is tested, with settings under which a search of 12 evaluations is quick.
@@ -55,6 +67,8 @@ class AgentContract:
     @pytest.mark.parametrize("evaluations", [1, 2, 12])
     def test_returns_the_best_feasible_of_those_reported(self, evaluations: int) -> None:
         problem, history = CountingProblem(4), list[Evaluation]()
+        if not affordable(self.agent, problem, evaluations):
+            return
         best = self.agent.search(problem, max_evaluations=evaluations, seed=0, on_evaluation=history.append)
         assert 1 <= len(history) == problem.count <= evaluations
         feasible = [evaluation for evaluation in history if evaluation.feasible]
@@ -77,9 +91,18 @@ class AgentContract:
         ids=["one decision", "two decisions", "many decisions", "two budgets", "no budget, error_macs"],
     )
     def test_works_on(self, problem: ToyProblem) -> None:
-        best = self.agent.search(problem, max_evaluations=8, seed=0, on_evaluation=lambda _: None)
+        evaluations = next(count for count in (8, 60) if affordable(self.agent, problem, count))
+        best = self.agent.search(problem, max_evaluations=evaluations, seed=0, on_evaluation=lambda _: None)
         assert best is not None
         assert best == problem.evaluate_widths(best.widths)
+
+    def test_keeps_a_series_of_networks_that_it_scored(self) -> None:
+        problem = ToyProblem(4)
+        history = reported(self.agent, problem, 12)
+        series = self.agent.series(problem, history)
+        assert all(evaluation in history and evaluation.error is not None for evaluation in series)
+        costs = [evaluation.costs["macs"] for evaluation in series]
+        assert costs == sorted(costs, reverse=True)
 
     def test_the_same_seed_gives_the_same_evaluations(self) -> None:
         first = reported(self.agent, ToyProblem(4), 12)
