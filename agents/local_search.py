@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from agents.allocation import allocate, rebalance
+from agents.allocation import allocate
 from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.moves import draw_factors, move
 from amc_env.problem import Evaluation, PruningProblem, Widths
 
 _TRIES = 100  # to find widths that were not evaluated yet
@@ -69,26 +70,9 @@ class LocalSearch(Agent):
     ) -> tuple[Widths | None, dict[int, float]]:
         """Feasible widths that were not seen yet, and the factors that made them; None if none was found."""
         for _ in range(_TRIES):
-            factors = factors or self._draw(len(start), step, rng)
-            moved = list(start)
-            for index, factor in factors.items():
-                moved[index] = _scaled(problem.decisions[index].choices, start[index], factor)
-            widths = rebalance(problem, errors, moved, frozenset(factors))
+            factors = factors or draw_factors(len(start), self.decisions, step, rng)
+            widths = move(problem, errors, start, factors)
             if widths is not None and widths not in seen:
                 return widths, factors
             factors, step = None, min(step * 1.2, 1.0)
         return None, {}
-
-    def _draw(self, decisions: int, step: float, rng: np.random.Generator) -> dict[int, float]:
-        count = min(decisions, rng.geometric(1.0 / self.decisions))
-        chosen = rng.choice(decisions, size=count, replace=False)
-        return dict(zip(chosen.tolist(), np.exp(rng.normal(0.0, step, count)).tolist(), strict=True))
-
-
-def _scaled(choices: tuple[int, ...], width: int, factor: float) -> int:
-    """The choice nearest to width * factor, at least one step away in that direction if there is one."""
-    nearest = min(choices, key=lambda choice: abs(choice - width * factor))
-    if nearest == width:
-        place = choices.index(width) + (1 if factor > 1.0 else -1)
-        return choices[min(max(place, 0), len(choices) - 1)]
-    return nearest

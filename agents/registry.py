@@ -8,20 +8,26 @@ from typing import Annotated
 from pydantic import Field
 
 from agents.base import Agent
+from agents.cma_es import CMAES
 from agents.ddpg import DDPG
 from agents.local_search import LocalSearch
 from agents.random_search import RandomSearch
 from agents.reconstruction import Reconstruction
+from agents.surrogate import SurrogateSearch
 from agents.uniform import Uniform
 
 #: kind -> class
 AGENTS: Mapping[str, type[Agent]] = {
+    "cma_es": CMAES,
     "ddpg": DDPG,
     "local_search": LocalSearch,
     "random": RandomSearch,
     "reconstruction": Reconstruction,
+    "surrogate": SurrogateSearch,
     "uniform": Uniform,
 }
 
 #: any of them, told apart by `kind`: the type of a field that holds an agent
-AnyAgent = Annotated[DDPG | LocalSearch | RandomSearch | Reconstruction | Uniform, Field(discriminator="kind")]
+AnyAgent = Annotated[
+    CMAES | DDPG | LocalSearch | RandomSearch | Reconstruction | SurrogateSearch | Uniform, Field(discriminator="kind")
+]

@@ -1,0 +1,48 @@
+"""Moves at the budget: a few decisions are widened or narrowed, the others pay by their error curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.allocation import rebalance
+from amc_env.problem import PruningProblem, Widths
+
+
+def draw_factors(decisions: int, mean: float, step: float, rng: np.random.Generator) -> dict[int, float]:
+    """Log-normal factors for some decisions.
+
+    Args:
+        decisions: how many there are.
+        mean: how many are drawn on average, geometrically distributed, at least 1.
+        step: standard deviation of the logarithm of a factor.
+        rng: draws them.
+    """
+    count = min(decisions, rng.geometric(1.0 / mean))
+    chosen = rng.choice(decisions, size=count, replace=False)
+    return dict(zip(chosen.tolist(), np.exp(rng.normal(0.0, step, count)).tolist(), strict=True))
+
+
+def move(
+    problem: PruningProblem, errors: Sequence[NDArray[np.float64]], start: Widths, factors: Mapping[int, float]
+) -> Widths | None:
+    """Multiply the widths of some decisions, and bring the others to the budget where that costs least error.
+
+    Returns:
+        Feasible widths; None if the other decisions cannot make them so.
+    """
+    moved = list(start)
+    for index, factor in factors.items():
+        moved[index] = _scaled(problem.decisions[index].choices, start[index], factor)
+    return rebalance(problem, errors, moved, frozenset(factors))
+
+
+def _scaled(choices: tuple[int, ...], width: int, factor: float) -> int:
+    """The choice nearest to width * factor, at least one step away in that direction if there is one."""
+    nearest = min(choices, key=lambda choice: abs(choice - width * factor))
+    if nearest == width:
+        place = choices.index(width) + (1 if factor > 1.0 else -1)
+        return choices[min(max(place, 0), len(choices) - 1)]
+    return nearest

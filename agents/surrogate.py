@@ -1,0 +1,106 @@
+"""Local search whose moves a Gaussian process chooses: many are thought of, the most promising one is evaluated."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agents.allocation import allocate
+from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.gaussian_process import GaussianProcess
+from agents.moves import draw_factors, move
+from amc_env.problem import Evaluation, PruningProblem, Widths
+
+_NORMAL = NormalDist()
+_STEPS = (0.05, 0.1, 0.2, 0.4)
+
+
+class SurrogateSearch(Agent):
+    """Bayesian optimisation at the budget, near the best policies so far.
+
+    Starts from the allocation of the reconstruction errors (see `agents.reconstruction`) and some random moves from
+    it (see `agents.moves`). From then on a Gaussian process is fitted to all rewards, moves of several sizes from the
+    best policies are proposed, and the one of the largest expected improvement is evaluated (Jones et al., Efficient
+    global optimization of expensive black-box functions, 1998). That proposals stay near the best is what makes it
+    work in tens of dimensions (Eriksson et al., TuRBO, arXiv 1910.01739).
+
+    Attributes:
+        candidates: moves of which one is evaluated.
+        first: random moves before the first fit.
+        parents: the proposals start from so many of the best policies.
+        decisions: how many decisions a move changes on average, the rebalanced ones not counted.
+    """
+
+    needs_error_curves = True
+
+    kind: Literal["surrogate"] = "surrogate"
+    candidates: int = Field(default=100, ge=1)
+    first: int = Field(default=8, ge=1)
+    parents: int = Field(default=3, ge=1)
+    decisions: float = Field(default=3.0, ge=1.0)
+
+    def search(
+        self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
+    ) -> Evaluation | None:
+        if max_evaluations < 1:
+            return None
+        rng = np.random.default_rng(seed)
+        errors = problem.reconstruction_errors()
+        best = BestSoFar(on_evaluation)
+        known: dict[Widths, float] = {}
+        widths: Widths | None = allocate(problem, errors)
+        while widths is not None and best.count < max_evaluations:
+            evaluation = problem.evaluate_widths(widths)
+            best(evaluation)
+            known[widths] = evaluation.reward
+            proposals = self._propose(problem, errors, known, rng)
+            widths = self._most_promising(problem, known, proposals)
+        return best.evaluation
+
+    def _propose(
+        self,
+        problem: PruningProblem,
+        errors: tuple[NDArray[np.float64], ...],
+        known: dict[Widths, float],
+        rng: np.random.Generator,
+    ) -> list[Widths]:
+        """New feasible widths near the best; one while there is nothing to choose by."""
+        parents = sorted(known, key=lambda widths: -known[widths])[: self.parents]
+        wanted = self.candidates if len(known) > self.first else 1
+        proposals: dict[Widths, None] = {}
+        for _ in range(10 * self.candidates):
+            start = parents[int(rng.integers(len(parents)))]
+            factors = draw_factors(len(start), self.decisions, float(rng.choice(_STEPS)), rng)
+            widths = move(problem, errors, start, factors)
+            if widths is not None and widths not in known:
+                proposals[widths] = None
+            if len(proposals) == wanted:
+                break
+        return list(proposals)
+
+    def _most_promising(
+        self, problem: PruningProblem, known: dict[Widths, float], proposals: list[Widths]
+    ) -> Widths | None:
+        if len(proposals) < 2:
+            return proposals[0] if proposals else None
+        sizes = np.array(problem.dense_widths, dtype=np.float64)
+        rewards = np.array(list(known.values()))
+        # what is far below the best matters only as "bad"
+        rewards = np.maximum(rewards, np.median(rewards) - 2 * (rewards.max() - np.median(rewards)))
+        process = GaussianProcess.fit(np.log(np.array(list(known)) / sizes), rewards)
+        mean, deviation = process.predict(np.log(np.array(proposals) / sizes))
+        return proposals[int(np.argmax(_expected_improvement(mean, deviation, rewards.max())))]
+
+
+def _expected_improvement(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64], best: float
+) -> NDArray[np.float64]:
+    """E[max(0, y - best)] of normal y, with each mean and deviation."""
+    deviation = np.maximum(deviation, 1e-12)
+    above = (mean - best) / deviation
+    chance, density = (np.array(list(map(function, above))) for function in (_NORMAL.cdf, _NORMAL.pdf))
+    return (mean - best) * chance + deviation * density
