@@ -22,8 +22,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from amc_env.policy import write_atomically
 from amc_env.splits import DataSplits
+from hw.files import write_atomically
 from search.build import build_problem
 from search.latency_job import job_table
 from search.machine import available_cpus, trials_at_once
