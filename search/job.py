@@ -148,7 +148,7 @@ def is_running(folder: Path) -> bool:
 def _prepare(spec: Spec, address: str | None) -> _Job:
     try:
         if address is None:
-            trials_at_once(spec.resources, [available_cpus()])
+            trials_at_once(spec.resources, [available_cpus()], spec.evaluations_at_once)
         else:
             check_reachable(address)
         data = load_data(spec)
