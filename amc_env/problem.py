@@ -218,7 +218,8 @@ class PruningProblem(ABC):
         self.memo: MutableMapping[Widths, Score] = {}
         #: scores several policies at once, in their order, wherever there are processors for it; None: one by one here
         self.scorer: Callable[[Sequence[Widths]], Iterable[Score]] | None = None
-        self._best_reward = -math.inf
+        #: the highest reward of what was evaluated whole
+        self.best_reward = -math.inf
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         return self
@@ -318,18 +319,33 @@ class PruningProblem(ABC):
             )
         reward = -score.error * self._error_factor(costs)
         if score.fraction == 1.0:
-            self._best_reward = max(self._best_reward, reward)
+            self.best_reward = max(self.best_reward, reward)
         return Evaluation(widths, ratios, costs, 0.0, score.error, score.accuracy, reward, score.fraction)
 
     def evaluate_many(self, plans: Sequence[Widths], *, probe: bool = False) -> Iterator[Evaluation]:
-        """As `evaluate_widths` for each, in their order; what `scorer` takes over is scored at the same time."""
-        if self.scorer is not None:
-            scored = [w for w in dict.fromkeys(plans) if w not in self.memo and (probe or self.feasible(w))]
-            scores = iter(self.scorer(scored)) if scored else iter(())
+        """As `evaluate_widths` for each, in their order; what `scorer` takes over is scored at the same time.
+
+        Where evaluations may stop early, all of these are compared with the best from before them, so that they are
+        the same whether they are scored at the same time or not.
+        """
+        missing = dict.fromkeys(w for w in plans if w not in self.memo and (probe or self.feasible(w)))
+        best = self.best_reward
+        if self.scorer is not None and missing:
+            scores = iter(self.scorer(list(missing)))
+        else:
+            scores = (self.score_against(widths, best) for widths in missing)
         for widths in plans:
-            if self.scorer is not None and widths in scored and widths not in self.memo:
+            if widths in missing and widths not in self.memo:
                 self.memo[widths] = next(scores)
             yield self.evaluate_widths(widths, probe=probe)
+
+    def score_against(self, widths: Widths, best_reward: float) -> Score:
+        """As `score`, if the best reward so far were this one."""
+        latest, self.best_reward = self.best_reward, best_reward
+        try:
+            return self.score(widths)
+        finally:
+            self.best_reward = latest
 
     def hopeless_error(self, widths: Sequence[int] | IntArray) -> float:
         """From this error on a network of these widths is no better than the best evaluation so far.
@@ -340,7 +356,7 @@ class PruningProblem(ABC):
             return math.inf
         factor = self._error_factor(self.costs(widths))
         margin = 1.0 + 1e-12  # a division and a product may round the wrong way
-        return -self._best_reward / factor * margin if factor > 0.0 else math.inf
+        return -self.best_reward / factor * margin if factor > 0.0 else math.inf
 
     def fit_to_budget(self, plan: Plan) -> FloatArray:
         """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.

@@ -54,7 +54,8 @@ class EvaluationSettings:
             an output.
         objective: what the error of a network is: see `amc_env.objectives`.
         folder: where the module of an objective of the user's own is looked for first; None: the current directory.
-        stop_early: stop the evaluation of a plan as soon as it cannot become the best.
+        stop_early: stop the evaluation of a plan as soon as it cannot become the best. Plans that an agent asks for
+            at once are all compared with the best before them.
         dtype: of the scored network's weights and activations.
         device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
     """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hw.files import write_atomically
 from hw.host import UNKNOWN, Conditions, Host
 from hw.latency_table import ANYTHING, Correction, Entry, LatencyTable, MeasuredNetwork
 from hw.layers import LayerOp, LayerShape
@@ -118,18 +117,7 @@ class _TableFile(_Part):
 def save_table(table: LatencyTable, path: Path) -> None:
     """Write the table as JSON, whole or not at all."""
     content = {"format": FORMAT, "version": VERSION} | asdict(table)
-    text = _TableFile.model_validate(content).model_dump_json(indent=None)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, _TableFile.model_validate(content).model_dump_json(indent=None))
 
 
 def load_table(path: Path) -> LatencyTable:

@@ -26,10 +26,10 @@ from pydantic import ValidationError
 
 from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.evaluation import NetworkProblem
-from amc_env.policy import write_atomically
 from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
+from hw.files import write_atomically
 from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, measure_test
 from search.errors import UserError
@@ -148,7 +148,7 @@ def is_running(folder: Path) -> bool:
 def _prepare(spec: Spec, address: str | None) -> _Job:
     try:
         if address is None:
-            trials_at_once(spec.resources, [available_cpus()])
+            trials_at_once(spec.resources, [available_cpus()], spec.evaluations_at_once)
         else:
             check_reachable(address)
         data = load_data(spec)

@@ -15,8 +15,8 @@ import numpy as np
 
 from amc_env.budget import parse_limit
 from amc_env.evaluation import NetworkProblem
-from amc_env.policy import write_atomically
 from hw.correction import left_out_predictions
+from hw.files import write_atomically
 from hw.host import RUNTIME_NAMES
 from hw.latency_file import LatencyFileError, load_table, save_table
 from hw.latency_table import LatencyTable, describe

@@ -21,6 +21,8 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+_NEVER_MS = str(10**12)
+
 # What glibc reads when a process starts. Evaluations allocate the same feature maps again and again; by default it
 # returns them to the system each time, and a sixth of an evaluation of ResNet-56 went into getting fresh pages.
 _KEEP_FREED_MEMORY = {
@@ -41,23 +43,35 @@ def available_cpus() -> int:
     return affinity
 
 
-def trials_at_once(resources: Resources, cpus_of_nodes: list[int]) -> int:
+def trials_at_once(resources: Resources, cpus_of_nodes: list[int], evaluations: int = 1) -> int:
     """How many trials run in parallel on nodes with so many CPUs.
+
+    Args:
+        resources: what the spec asks for.
+        cpus_of_nodes: CPUs of each node.
+        evaluations: how many run at once in each trial; the trial waits for them and takes no further CPU.
 
     Raises:
         UserError: the resources ask for more than there is.
     """
     threads = resources.threads_per_trial
-    slots = sum(cpus // threads for cpus in cpus_of_nodes)
-    if slots == 0:
+    room = sum(cpus // threads for cpus in cpus_of_nodes)
+    if room == 0:
         raise UserError(
             f"resources: threads_per_trial {threads}, but the largest node has {max(cpus_of_nodes, default=0)} CPU(s); "
             f"ask for fewer"
         )
+    slots = room // evaluations
+    if slots == 0:
+        raise UserError(
+            f"resources: evaluations_in_parallel {evaluations} of {threads} thread(s) each, but the "
+            f"{sum(cpus_of_nodes)} CPU(s) have room for {room}; ask for fewer"
+        )
     wanted = resources.trials_in_parallel or slots
     if wanted > slots:
+        each = f"{threads} thread(s)" if evaluations == 1 else f"{evaluations} evaluations of {threads} thread(s)"
         raise UserError(
-            f"resources: trials_in_parallel {wanted} of {threads} thread(s) each, but the "
+            f"resources: trials_in_parallel {wanted} of {each} each, but the "
             f"{sum(cpus_of_nodes)} CPU(s) have room for {slots}; ask for fewer"
         )
     return wanted
@@ -88,4 +102,5 @@ def set_ray_environment(address: str | None) -> None:
     os.environ.update(_QUIET)
     if address is None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(), RAY_memory_monitor_refresh_ms="0")
+        os.environ.update(RAY_idle_worker_killing_time_threshold_ms=_NEVER_MS)  # an idle worker has the problem built
         os.environ.update({name: os.environ.get(name, value) for name, value in _KEEP_FREED_MEMORY.items()})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from amc_env.policy import write_atomically
+from hw.files import write_atomically
 from search.figures import cost_label, duration, human, percent
 from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, progress_plot, ratios_plot, score_name

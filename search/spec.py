@@ -69,6 +69,7 @@ evaluations: 70        # of each trial
 resources:
   trials_in_parallel: null   # as many as there are CPUs for
   threads_per_trial: 1
+  evaluations_in_parallel: 1 # of one trial, where its agent asks for several at once
   max_failures: 2            # how often a trial whose process died is started again
 """
 

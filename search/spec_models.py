@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agents.base import Agent
 from agents.registry import AnyAgent
 from amc_env.budget import parse_limit
 from amc_env.objectives import find_objective
@@ -239,12 +240,20 @@ class Resources(_Part):
 
     Attributes:
         trials_in_parallel: as many as there are CPUs for unless told.
-        max_failures: how often a trial whose process died (killed, out of memory) is started again.
+        threads_per_trial: of each evaluation.
+        evaluations_in_parallel: how many evaluations of one trial run at once, each in a process of its own, where the
+            agent asks for several (`evaluates_many`); the results are the same.
+        max_failures: how often a trial or an evaluation whose process died (killed, out of memory) is started again.
     """
 
     trials_in_parallel: Count | None = None
     threads_per_trial: Count = 1
+    evaluations_in_parallel: Count = 1
     max_failures: int = Field(default=2, ge=0)
+
+    def evaluations_at_once(self, agent: Agent) -> int:
+        """How many evaluations of a trial of this agent run at once."""
+        return self.evaluations_in_parallel if agent.evaluates_many else 1
 
 
 class Spec(_Part):
@@ -337,6 +346,11 @@ class Spec(_Part):
     @property
     def needs_table(self) -> bool:
         return LatencyTable.name in self.budget
+
+    @property
+    def evaluations_at_once(self) -> int:
+        """How many evaluations run at once in the trial that runs most."""
+        return max(self.resources.evaluations_at_once(agent) for agent in self.agents)
 
     @property
     def feature_cost(self) -> str:

@@ -17,7 +17,6 @@ from hw.latency_table import LatencyTable
 from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
 from search.results import PolicyRecord, Results, TimedPolicyRecord, TrialRecord
 
-_UNITS = {"size": "bytes", "activations": "bytes", "latency_ms": "ms"}
 TableFormat = Literal["table", "csv", "json", "md"]
 
 
@@ -119,8 +118,10 @@ def missed_winner(results: Results) -> TimedPolicyRecord | None:
 def unit_of(results: Results, cost: str) -> str:
     """The unit of a cost: the budget's, else the cost model's; "" if neither is known."""
     units = {budget.cost: budget.unit for budget in results.budgets}
-    if cost in units:
-        return units[cost]
+    return units[cost] if cost in units else _model_unit(cost)
+
+
+def _model_unit(cost: str) -> str:
     if cost == LatencyTable.name:
         return LatencyTable.unit
     return COST_MODELS[cost]().unit if cost in COST_MODELS else ""
@@ -279,8 +280,9 @@ def _mean_and_std(row: Row) -> str:
 def _cost_of(cost: str, row: Row) -> str:
     if cost not in row.costs:
         return NONE
-    unit = _UNITS.get(cost, "")
-    return f"{human(row.costs[cost], unit)} ({percent(row.relative_costs[cost], 1)})"
+    unit = _model_unit(cost)
+    amount = human(row.costs[cost], "" if unit == cost_label(cost) else unit)  # the heading says MACs already
+    return f"{amount} ({percent(row.relative_costs[cost], 1)})"
 
 
 def _line(text: str) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from agents.base import Agent
-from amc_env.policy import write_atomically
 from amc_env.problem import Evaluation, PruningProblem, Score
+from hw.files import write_atomically
 from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
 from search.latency_job import earlier_journals

@@ -1,11 +1,14 @@
 """Trials on Ray Tune: in parallel, retried when a worker dies, stopped by a signal. The only file that imports ray.
 
+Within a trial, several evaluations that its agent asks for at once are tasks of Ray, on CPUs that the trial reserves.
+
 Call `search.machine.set_ray_environment` before the first import of this module: Ray reads its settings then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import shutil
@@ -13,17 +16,20 @@ import signal
 import socket
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
-from amc_env.policy import write_atomically
+from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.splits import DataSplits
+from hw.files import write_atomically
 from search.build import build_problem
 from search.latency_job import job_table
 from search.machine import available_cpus, trials_at_once
@@ -60,21 +66,23 @@ def run_trials(attempt: Attempt, on_progress: OnProgress) -> None:
         UserError: the cluster is too small for the spec's resources.
     """
     with _ray(attempt.address, _bytes(attempt.data)), _stop_on_signal() as stopped:
-        parallel = trials_at_once(attempt.spec.resources, _cpus_of_nodes())
+        resources, cpus = attempt.spec.resources, _cpus_of_nodes()
+        trials_at_once(resources, cpus, attempt.spec.evaluations_at_once)
+        source = _Source(str(attempt.job), attempt.spec, (ray.put(attempt.data),))
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_trial, spec=attempt.spec, data=attempt.data, job=str(attempt.job)),
-                {"cpu": attempt.spec.resources.threads_per_trial},
-            ),
+            tune.with_resources(tune.with_parameters(_trial, source=source), functools.partial(_bundles, attempt.spec)),
             param_space={"trial": tune.grid_search([trial.name for trial in attempt.trials])},
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=parallel, trial_name_creator=_name, trial_dirname_creator=_name
+                # as many as there is room for if they are small; Ray starts none before there is room for it
+                max_concurrent_trials=trials_at_once(resources, cpus),
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(attempt.storage),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=attempt.spec.resources.max_failures),
+                failure_config=tune.FailureConfig(max_failures=resources.max_failures),
                 callbacks=[_Watch(attempt.job, on_progress, stopped)],
             ),
         )
@@ -89,22 +97,110 @@ def check_local_ray() -> str:
     return str(ray.__version__)
 
 
-def _trial(config: dict[str, str], spec: Spec, data: DataSplits | None, job: str) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """Of what all processes of a job build the same problem.
+
+    Attributes:
+        job: the job's folder.
+        data: a reference to the splits in Ray's shared memory, in a tuple so that Ray passes it on as it is.
+    """
+
+    job: str
+    spec: Spec = field(compare=False)
+    data: tuple[Any] = field(compare=False)
+
+    def problem(self) -> PruningProblem:
+        if not Path(self.job).is_dir():
+            raise FileNotFoundError(
+                f"no folder {self.job} on node {socket.gethostname()}: on a cluster, the job folder must lie on "
+                f"storage that every node sees at the same path"
+            )
+        return build_problem(self.spec, ray.get(self.data[0]), job_table(Path(self.job)))
+
+
+def _planned(spec: Spec, config: dict[str, str]) -> PlannedTrial:
+    return next(trial for trial in plan_trials(spec) if trial.name == config["trial"])
+
+
+def _bundles(spec: Spec, config: dict[str, str]) -> tune.PlacementGroupFactory:
+    """The CPUs that a trial reserves: its own, or those of its evaluations, for which it only waits."""
+    evaluation: dict[str, int | float] = {"CPU": spec.resources.threads_per_trial}
+    count = spec.resources.evaluations_at_once(_planned(spec, config).agent)
+    return tune.PlacementGroupFactory([evaluation] if count == 1 else [{}, *[evaluation] * count])
+
+
+def _trial(config: dict[str, str], source: _Source) -> None:
     """What a worker does: one trial."""
-    folder = Path(job) / "trials" / config["trial"]
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder} on node {socket.gethostname()}: on a cluster, the job folder must lie on "
-            f"storage that every node sees at the same path"
-        )
-    planned = next(trial for trial in plan_trials(spec) if trial.name == config["trial"])
+    spec, planned = source.spec, _planned(source.spec, config)
+    problem = source.problem()
+    if spec.resources.evaluations_at_once(planned.agent) > 1:
+        problem.scorer = _Workers(source, problem)
 
     def report(progress: TrialProgress) -> None:
         tune.report(
             {"evaluations": progress.evaluations, "best_reward": progress.best_reward, "spent_s": progress.seconds}
         )
 
-    run_trial(spec, build_problem(spec, data, job_table(Path(job))), planned.agent, planned.seed, folder, report)
+    run_trial(spec, problem, planned.agent, planned.seed, Path(source.job) / "trials" / planned.name, report)
+
+
+class _Workers:
+    """The scorer of a trial's problem: a task of Ray for each evaluation, on the CPUs that the trial reserved.
+
+    The tasks begin in the order of the plans, so that those of one process stay as near to each other as they can be
+    and its activations are used again. A task whose process dies begins again in another, `max_failures` times.
+    """
+
+    def __init__(self, source: _Source, problem: PruningProblem) -> None:
+        self._source, self._problem = source, problem
+        self._max_failures = source.spec.resources.max_failures
+        remote = ray.remote(num_cpus=source.spec.resources.threads_per_trial, max_retries=self._max_failures)
+        self._score = remote(_score)
+
+    def __call__(self, plans: Sequence[Widths]) -> Iterator[Score]:
+        """Begin all at once with the best reward as it is now; the scores come in the order of the plans."""
+        best = self._problem.best_reward
+        return self._in_order(deque(self._score.remote(self._source, widths, best) for widths in plans))
+
+    def _in_order(self, tasks: deque[Any]) -> Iterator[Score]:
+        try:
+            while tasks:
+                yield self._result(tasks[0])
+                tasks.popleft()
+        finally:
+            for task in tasks:
+                ray.cancel(task)
+
+    def _result(self, task: Any) -> Score:
+        """Its score, or its own error.
+
+        Raises:
+            RuntimeError: its process died once more than `max_failures`.
+        """
+        try:
+            score: Score = ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error  # the first is the user's, the second has the traceback of the worker
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(
+                f"the process of an evaluation was killed, or memory ran out, more often than resources.max_failures "
+                f"({self._max_failures}) allows; `amc resume` tries again, and a job with fewer "
+                f"resources.evaluations_in_parallel needs less memory"
+            ) from error
+        return score
+
+
+def _score(source: _Source, widths: Widths, best_reward: float) -> Score:
+    """What a worker does for a trial: one evaluation."""
+    return _worker_problem(source).score_against(widths, best_reward)
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_problem(source: _Source) -> PruningProblem:
+    """The problem of this process, built by its first evaluation."""
+    torch.set_num_threads(source.spec.resources.threads_per_trial)
+    return source.problem()
 
 
 def _name(trial: Any) -> str:

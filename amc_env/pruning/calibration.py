@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from amc_env.policy import write_atomically
 from amc_env.pruning.graph import IntArray
 from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
 from amc_env.pruning.rows import sample_rows
+from hw.files import write_atomically
 
 #: called with the layers done and all layers
 OnProgress = Callable[[int, int], None]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from amc_env import PruningPolicy
-from amc_env.policy import write_atomically
 
 
 def test_round_trip_keeps_every_bit_and_the_order(tmp_path: Path) -> None:
@@ -37,12 +36,3 @@ def test_refuses_another_version(tmp_path: Path) -> None:
     path.write_text('{"version": 2, "ratios": {}}')
     with pytest.raises(ValueError, match="expected a pruning policy of version 1, got version 2"):
         PruningPolicy.load(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-    with pytest.raises(TypeError):
-        write_atomically(path, 3)  # type: ignore[arg-type]
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,35 @@ def test_the_known_best_policy_of_the_toy_problem_is_the_best(seed: int) -> None
 def test_a_copy_of_a_problem_is_the_problem() -> None:
     problem = ToyProblem()
     assert copy.deepcopy({"problem": problem})["problem"] is problem
+
+
+class Impatient(ToyProblem):
+    """Looks at half the images of what is no better than the best so far."""
+
+    def score(self, widths: tuple[int, ...]) -> Score:
+        score = super().score(widths)
+        return replace(score, fraction=0.5) if score.error >= self.hopeless_error(widths) else score
+
+
+@pytest.mark.parametrize("known", range(5))
+def test_evaluations_at_once_stop_early_for_what_was_best_before_them(known: int) -> None:
+    plans = [(8,) * 6, (6,) * 6, (7,) * 6, (3,) * 6]
+    serial = Impatient()
+    serial.evaluate_widths((5,) * 6)
+    expected = list(serial.evaluate_many(plans))
+    assert [evaluation.stopped_early for evaluation in expected] == [False, False, False, True]
+    assert serial.evaluate_widths((4,) * 6).stopped_early
+    elsewhere, problem = Impatient(), Impatient()
+    problem.memo.update((widths, serial.memo[widths]) for widths in plans[:known])  # as of a trial that is resumed
+
+    def scorer(widths: Sequence[tuple[int, ...]]) -> Iterator[Score]:
+        best = problem.best_reward
+        return (elsewhere.score_against(each, best) for each in widths)
+
+    problem.evaluate_widths((5,) * 6)
+    problem.scorer = scorer
+    assert list(problem.evaluate_many(plans)) == expected
+    assert problem.best_reward == serial.best_reward
 
 
 class CountingScores(ToyProblem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from agents.base import Agent
 from agents.registry import AGENTS, AnyAgent
 from agents.uniform import Uniform
-from amc_env.problem import Evaluation, PruningProblem, Widths
+from amc_env.problem import Evaluation, PruningProblem, Score, Widths
 from amc_env.toy import ToyProblem
 
 TWO_BUDGETS = {"macs": "50%", "size": "70%"}
@@ -103,6 +104,17 @@ class AgentContract:
         assert all(evaluation in history and evaluation.error is not None for evaluation in series)
         costs = [evaluation.costs["macs"] for evaluation in series]
         assert costs == sorted(costs, reverse=True)
+
+    def test_says_whether_it_asks_for_several_evaluations_at_once(self) -> None:
+        problem, asked = ToyProblem(4), [0]
+
+        def scorer(plans: Sequence[Widths]) -> Iterator[Score]:
+            asked.append(len(plans))
+            return map(problem.score, plans)
+
+        problem.scorer = scorer
+        reported(self.agent, problem, next(count for count in (12, 60) if affordable(self.agent, problem, count)))
+        assert (max(asked) > 1) == self.agent.evaluates_many
 
     def test_the_same_seed_gives_the_same_evaluations(self) -> None:
         first = reported(self.agent, ToyProblem(4), 12)

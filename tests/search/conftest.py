@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+import search.job
 from agents.base import Agent
 from agents.random_search import RandomSearch
 from agents.uniform import Uniform
 from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 from hw.cost import COST_MODELS
+from search.progress import OnProgress
 from search.results import (
     BudgetRecord,
     DecisionRecord,
@@ -23,6 +26,7 @@ from search.results import (
     SplitRecord,
     TrialRecord,
 )
+from search.trial import plan_trials, run_trial
 
 ToyResults = Callable[..., Results]
 Changed = Callable[..., Results]
@@ -41,6 +45,19 @@ def not_classifying() -> Changed:
 @pytest.fixture
 def evaluated() -> Changed:
     return with_evaluation
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in this process, one after the other; `test_tuner` runs them on Ray."""
+
+    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
+        for trial in plan_trials(job.spec):
+            if trial.name in pending:
+                place = folder / "trials" / trial.name
+                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
+
+    monkeypatch.setattr(search.job, "_search", run_all)
 
 
 def make_results(

@@ -16,9 +16,9 @@ from agents.random_search import RandomSearch
 from amc_env.problem import Evaluation, PruningProblem
 from search.cli import main
 from search.job import load_results
-from search.progress import OnProgress
 from search.results import Results
-from search.trial import plan_trials, run_trial
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 SPEC = """\
 version: 1
@@ -41,17 +41,6 @@ evaluation: {fidelity: sequential, images: 40, rows: 500, objective: agreement}
 agents: [{kind: uniform}, {kind: reconstruction}]
 evaluations: 2
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
-        for trial in plan_trials(job.spec):
-            if trial.name in pending:
-                place = folder / "trials" / trial.name
-                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
-
-    monkeypatch.setattr(search.job, "_search", run_all)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 
-import search.job
 import search.latency
 import search.latency_job
 from amc_env.env import PruningEnv
@@ -23,11 +22,11 @@ from search.build import build_problem
 from search.cli import main
 from search.job import load_results
 from search.latency import Winner, WinnersTimed, time_winners, verify_table
-from search.progress import OnProgress
 from search.report import render_report
 from search.spec import load_spec
 from search.tables import winner
-from search.trial import plan_trials, run_trial
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 SPEC = """\
 version: 1
@@ -70,17 +69,6 @@ def problem(folder: Path, table: LatencyTable) -> NetworkProblem:
     built = build_problem(load_spec(folder / "spec.yaml"), table=table)
     assert isinstance(built, NetworkProblem)
     return built
-
-
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
-        for trial in plan_trials(job.spec):
-            if trial.name in pending:
-                place = folder / "trials" / trial.name
-                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
-
-    monkeypatch.setattr(search.job, "_search", run_all)
 
 
 def with_table(folder: Path, tmp_path: Path, **changes: object) -> Path:

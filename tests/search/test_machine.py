@@ -17,22 +17,35 @@ def test_as_many_trials_as_there_are_cpus_for() -> None:
     assert trials_at_once(Resources(), [2]) == 2
     assert trials_at_once(Resources(threads_per_trial=2), [5, 3]) == 3
     assert trials_at_once(Resources(trials_in_parallel=2), [8]) == 2
+    assert trials_at_once(Resources(threads_per_trial=2), [9, 5], evaluations=3) == 2
+    assert trials_at_once(Resources(), [1, 1], evaluations=2) == 1
     assert available_cpus() >= 1
 
 
 @pytest.mark.parametrize(
-    ("resources", "message"),
+    ("resources", "evaluations", "message"),
     [
-        (Resources(threads_per_trial=4), "threads_per_trial 4, but the largest node has 3 CPU(s)"),
+        (Resources(threads_per_trial=4), 1, "threads_per_trial 4, but the largest node has 3 CPU(s)"),
         (
             Resources(trials_in_parallel=3, threads_per_trial=2),
+            1,
             "trials_in_parallel 3 of 2 thread(s) each, but the 5 CPU(s) have room for 2",
+        ),
+        (
+            Resources(threads_per_trial=2),
+            3,
+            "evaluations_in_parallel 3 of 2 thread(s) each, but the 5 CPU(s) have room for 2",
+        ),
+        (
+            Resources(trials_in_parallel=2),
+            3,
+            "trials_in_parallel 2 of 3 evaluations of 1 thread(s) each, but the 5 CPU(s) have room for 1",
         ),
     ],
 )
-def test_more_than_there_is_is_refused(resources: Resources, message: str) -> None:
+def test_more_than_there_is_is_refused(resources: Resources, evaluations: int, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        trials_at_once(resources, [3, 2])
+        trials_at_once(resources, [3, 2], evaluations)
 
 
 def test_cluster_that_does_not_answer_is_refused_at_once() -> None:
