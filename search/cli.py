@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,21 +86,18 @@ def show(folder: Path) -> None:
             if trial.error:
                 click.echo(f"    {trial.error.strip().splitlines()[-1]}")
         click.echo()
-        _echo_table(results)
+        _echo_comparison([results])
 
 
 @main.command()
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FOLDER)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table", show_default=True)
 def compare(folders: tuple[Path, ...], form: str) -> None:
-    """Compare the agents of one or several jobs."""
+    """Compare the agents of one or several jobs; of the same problem also with each other."""
     with clear_errors():
         from search.job import load_results
-        from search.tables import compare as compare_results
-        from search.tables import format_rows
 
-        rows = compare_results([load_results(folder) for folder in folders])
-        click.echo(format_rows(rows, form), nl=False)  # type: ignore[arg-type]
+        _echo_comparison([load_results(folder) for folder in folders], form)
 
 
 @main.command()
@@ -215,8 +212,8 @@ class _SetUpLines:
 
 def _conclude(results: Results, folder: Path) -> None:
     """The table, the report, and the exit code that follows from the results."""
-    _echo_table(results)
-    click.echo(f"report: {folder / 'report.html'}")
+    _echo_comparison([results])
+    click.echo(f"\nreport: {folder / 'report.html'}")
     for trial in results.trials:
         if trial.error:
             last = trial.error.strip().splitlines()[-1]
@@ -231,15 +228,19 @@ def _conclude(results: Results, folder: Path) -> None:
         sys.exit(NO_FEASIBLE_POLICY)
 
 
-def _echo_table(results: Results) -> None:
-    """The comparison, and what its scores are of."""
+def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
+    """The table; for people also what it comes to, what to know before believing it, and what its scores are of."""
+    from search.standing import few_seeds, standing
     from search.tables import compare as compare_results
     from search.tables import format_rows
     from search.verdict import score_note
 
-    click.echo(format_rows(compare_results([results]), "table"), nl=False)
-    if note := score_note(results):
-        click.echo(note)
+    click.echo(format_rows(compare_results(jobs), form), nl=False)  # type: ignore[arg-type]
+    if form in ("csv", "json"):
+        return
+    for line in dict.fromkeys([*standing(jobs), few_seeds(jobs), *map(score_note, jobs)]):
+        if line:
+            click.echo(f"\n{line}")
 
 
 def _interrupted(folder: Path) -> None:

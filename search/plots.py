@@ -45,12 +45,15 @@ class Progress:
     high: tuple[float, ...]
 
 
-def progress_of(results: Results, agent: str) -> Progress | None:
-    """Median and range over the finished trials; a trial that ended early keeps its last value."""
+def progress_of(results: Results, agent: str, *, distinct: bool = False) -> Progress | None:
+    """Median and range over the finished trials; a trial that ended early keeps its last value.
+
+    `distinct` leaves out the evaluations of widths that the trial had met before.
+    """
     curves = [
-        [-math.inf if point.best_reward is None else point.best_reward for point in trial.history]
+        [-math.inf if point.best_reward is None else point.best_reward for point in points]
         for trial in finished_trials(results, agent)
-        if trial.history
+        if (points := _first_met(trial.history) if distinct else trial.history)
     ]
     if not curves:
         return None
@@ -60,15 +63,17 @@ def progress_of(results: Results, agent: str) -> Progress | None:
     return Progress(tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
 
 
-def progress_plot(results: Results, *, width: int = 960, height: int = 380) -> str:
+def progress_plot(results: Results, *, width: int = 960, height: int = 380, distinct: bool = False) -> str:
     """Best reward against evaluations: the median over the seeds with a band min..max, one colour for each agent.
 
-    An agent of one evaluation is a dashed line. The axis starts at the lowest median that an agent has after a tenth
-    of its evaluations; what is worse lies on the lower edge.
+    An agent of one evaluation is a dashed line; one that ended before the others has its marker where it did. The axis
+    starts at the lowest median that an agent has after a tenth of its evaluations; what is worse lies on the lower
+    edge. `distinct` counts only evaluations of widths that a trial had not met before.
     """
-    progress = {agent: progress_of(results, agent) for agent in agents_of(results)}
+    progress = {agent: progress_of(results, agent, distinct=distinct) for agent in agents_of(results)}
     shown = {agent: curve for agent, curve in progress.items() if curve and max(curve.high) > -math.inf}
-    label = f"Best reward against evaluations of {_listed(shown)}"
+    axis = "distinct evaluations" if distinct else "evaluations"
+    label = f"Best reward against {axis} of {_listed(shown)}"
     if not shown:
         return _empty(width, label, "no finished trial found a feasible policy")
     frame = Frame(width, height, left=70)
@@ -79,10 +84,10 @@ def progress_plot(results: Results, *, width: int = 960, height: int = 380) -> s
     y_values, y_step = ticks(low, high, height // 45), tick_step(low, high, height // 45)
     x_values = [value for value in ticks(1, longest, width // 85) if value == int(value)] if longest > 1 else [1]
     parts = y_axis(frame, y, y_values, [number(value, y_step) for value in y_values], "best reward")
-    parts += x_axis(frame, x, x_values, [f"{value:,.0f}" for value in x_values], "evaluations")
-    colours = {agent: colour(index) for index, agent in enumerate(progress)}
+    parts += x_axis(frame, x, x_values, [f"{value:,.0f}" for value in x_values], axis)
+    agents = list(progress)
     for agent, curve in shown.items():
-        parts += _curve(frame, x, y, curve, colours[agent], agent)
+        parts += _curve(frame, x, y, curve, agents.index(agent), agent)
     return drawing(width, height, label, parts)
 
 
@@ -156,6 +161,20 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
     return front
 
 
+def has_repeats(results: Results) -> bool:
+    """Whether a finished trial met widths again, and it is known when (older results do not tell)."""
+    finished = [trial for trial in results.trials if trial.status == "finished"]
+    known = all(point.widths for trial in finished for point in trial.history)
+    return known and any(trial.distinct < trial.evaluations for trial in finished)
+
+
+def _first_met(history: Iterable[HistoryPoint]) -> list[HistoryPoint]:
+    met: dict[tuple[int, ...], HistoryPoint] = {}
+    for point in history:
+        met.setdefault(point.widths, point)
+    return list(met.values())
+
+
 def _winners(results: Results) -> dict[str, PolicyRecord]:
     found = {agent: winner(finished_trials(results, agent)) for agent in agents_of(results)}
     return {agent: pair[1] for agent, pair in found.items() if pair}
@@ -168,7 +187,7 @@ def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
         for trial in results.trials
         if trial.agent == agent
         for point in trial.history
-        if not point.stopped_early
+        if point.reward is not None and not point.stopped_early
     ]
     return [(x, y) for x, y in heights if y is not None]
 
@@ -220,21 +239,24 @@ def _after_a_tenth(values: Sequence[float]) -> float:
     return next((value for value in values[len(values) // 10 :] if math.isfinite(value)), -math.inf)
 
 
-def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, css: str, agent: str) -> list[str]:
+def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, index: int, agent: str) -> list[str]:
+    css = colour(index)
     last = f"{agent}: {curve.middle[-1]:.4f} after {len(curve.middle)} evaluations"
     if len(curve.middle) == 1:
         level = y(curve.high[0])
         dashed = line(frame.left, level, frame.width - frame.right, level, f"once {css}")
         return [f"<g><title>{escape(agent)}: {curve.high[0]:.4f}, one evaluation</title>{dashed}</g>"]
     parts = []
-    found = [index for index, value in enumerate(curve.high) if math.isfinite(value)]
-    upper = steps([(x(index + 1), y(curve.high[index])) for index in found])
-    lower = steps([(x(index + 1), y(curve.low[index])) for index in found])
+    found = [at for at, value in enumerate(curve.high) if math.isfinite(value)]
+    upper = steps([(x(at + 1), y(curve.high[at])) for at in found])
+    lower = steps([(x(at + 1), y(curve.low[at])) for at in found])
     if curve.low != curve.high:
         parts.append(path([*upper, *reversed(lower)], f"band {css}", closed=True))
-    middle = [(x(index + 1), y(value)) for index, value in enumerate(curve.middle) if math.isfinite(value)]
+    middle = [(x(at + 1), y(value)) for at, value in enumerate(curve.middle) if math.isfinite(value)]
     if middle:
         parts.append(f"<g><title>{escape(last)}</title>{path(steps(middle), f'curve {css}')}</g>")
+    if middle and len(curve.middle) < x.high:
+        parts.append(marker(index, *middle[-1], 6, f"winner {css}"))
     return parts
 
 

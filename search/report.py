@@ -11,9 +11,11 @@ import yaml
 
 from hw.files import write_atomically
 from search.figures import cost_label, duration, human, percent
+from search.interval_plot import interval_plot
 from search.latency_report import prediction_plot, staircase_plot
-from search.plots import cost_plot, progress_plot, ratios_plot, score_name
+from search.plots import cost_plot, has_repeats, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
+from search.standing import standing
 from search.svg import colour, marker
 from search.tables import agents_of, budgeted_costs, compare, display_table, winner
 from search.theme import CSS
@@ -31,7 +33,7 @@ def write_report(results: Results, path: Path) -> None:
 
 def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
-    sections = [_head(results), _comparison(results), _progress(results), _ratios(results)]
+    sections = [_head(results), _comparison(results), _intervals(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
     sections += [_latency(results), _layers(results), _failures(results), _provenance(results)]
     return (
@@ -56,9 +58,11 @@ def _head(results: Results) -> str:
         duration(results.seconds),
         results.created[:16].replace("T", " "),
     ]
+    paragraphs = "".join(f'<p class="standing">{_prose(line)}</p>\n' for line in standing([results]))
     warnings = "".join(f"<p>{_prose(line)}</p>" for line in caveats(results))
     return (
         f'<header>\n<h1>{_escape(results.name)}</h1>\n<p class="verdict">{_prose(verdict(results))}</p>\n'
+        + paragraphs
         + (f'<div class="caveats" role="note">{warnings}</div>\n' if warnings else "")
         + f'<p class="facts">{_prose(" · ".join(facts))}</p>\n</header>'
     )
@@ -78,8 +82,10 @@ def _comparison(results: Results) -> str:
     note = score_note(results)
     return _section(
         "Comparison",
-        f"Each agent's policy of the highest reward on the search split; search and test are its {scores}. The mean "
-        "is over the best policies of the seeds on the test split, which no agent sees.",
+        f"Each agent's policy of the highest reward on the search split; search and test are its {scores}. IQM: "
+        "the interquartile mean over the best policies of the seeds on the test split, which no agent sees, with its "
+        "95 % bootstrap interval. Beats best: the probability that a seed does better there than one of the best other "
+        "agent.",
         _table(headings, body) + (f'<p class="caption">{_prose(note)}</p>' if note else ""),
     )
 
@@ -89,12 +95,28 @@ def _stacked(cell: str) -> str:
     return re.sub(r" \(([^)]*)\)$", r"<br><small>\1</small>", _escape(cell))
 
 
+def _intervals(results: Results) -> str:
+    return _section(
+        f"{score_name(results)} over the seeds",
+        "On the test split, agents in the order of their rewards on the search split. The marker is the interquartile "
+        "mean of the seeds, which are the dots; the bar is its 95 % bootstrap interval, over the seeds on the same "
+        "test images. An agent to which the seed means nothing has one value.",
+        _both(lambda width: interval_plot(results, width=width)),
+    )
+
+
 def _progress(results: Results) -> str:
+    def plot(distinct: bool) -> str:
+        return _both(
+            lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300, distinct=distinct)
+        )
+
+    again = has_repeats(results)
     return _section(
         "Best reward against evaluations",
         "Median over the seeds, the band from the worst seed to the best. Dashed: an agent of one evaluation. The axis "
         "leaves out the first, poor evaluations.",
-        _legend(results) + _both(lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300)),
+        _legend(results) + plot(False) + (f"<h3>Without repeated evaluations</h3>{plot(True)}" if again else ""),
     )
 
 

@@ -15,12 +15,14 @@ from typing import Any, Literal, get_args
 from hw.cost import COST_MODELS
 from hw.latency_table import LatencyTable
 from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
+from search.ranking import Entrant, ranked
 from search.results import PolicyRecord, Results, TimedPolicyRecord, TrialRecord
+from search.statistics import Estimate, estimate_improvement, estimate_mean
 
 TableFormat = Literal["table", "csv", "json", "md"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One agent of one job, or the job's dense network (`kind` "dense", the first row of its job).
 
@@ -37,8 +39,12 @@ class Row:
         best_reward, best_seed: of the winner.
         search_accuracy, test_accuracy: top-1 of the winner, fractions; None if the network does not classify.
         test_mean, test_std: over the best policies of the feasible trials; the sample deviation, if two or more.
+        test_iqm, test_iqm_low, test_iqm_high: interquartile mean over the same, and its 95 % bootstrap interval.
         objective: what the errors are, as in the spec.
-        search_error, test_error, test_error_mean, test_error_std: the same of the objective's error.
+        search_error, test_error, ..., test_error_iqm_high: the same of the objective's error.
+        improvement, improvement_low, improvement_high: probability that a seed does better on the test split than a
+            seed of the best other agent, and its interval; None if there is no interval.
+        improvement_over: that other agent: of all others it has the highest reward on the search split by its seeds.
         costs: of the winner, in the unit of each cost.
         relative_costs: the same as fractions of the dense network's.
         seconds: sum over the finished trials.
@@ -62,11 +68,21 @@ class Row:
     test_accuracy: float | None
     test_mean: float | None
     test_std: float | None
+    test_iqm: float | None = None
+    test_iqm_low: float | None = None
+    test_iqm_high: float | None = None
     objective: str
     search_error: float | None
     test_error: float | None
     test_error_mean: float | None
     test_error_std: float | None
+    test_error_iqm: float | None = None
+    test_error_iqm_low: float | None = None
+    test_error_iqm_high: float | None = None
+    improvement: float | None = None
+    improvement_low: float | None = None
+    improvement_high: float | None = None
+    improvement_over: str | None = None
     costs: Mapping[str, float]
     relative_costs: Mapping[str, float]
     seconds: float
@@ -139,7 +155,11 @@ def budgeted_costs(results: Results) -> tuple[str, ...]:
 
 def compare(results: Sequence[Results]) -> list[Row]:
     """Per job a row for the dense network and one for each agent, in the order of the job."""
-    return [row for job in results for row in (_dense_row(job), *(_agent_row(job, agent) for agent in agents_of(job)))]
+    rows = []
+    for job in results:
+        order = ranked(job.trials)
+        rows += [_dense_row(job), *(_agent_row(job, agent, order) for agent in agents_of(job))]
+    return rows
 
 
 def format_rows(rows: Sequence[Row], format: TableFormat = "table") -> str:  # noqa: A002 - the option's name
@@ -154,7 +174,10 @@ def format_rows(rows: Sequence[Row], format: TableFormat = "table") -> str:  # n
 
 
 def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells for people. The job is named if there are several, the states if a trial is missing."""
+    """Headings and cells for people.
+
+    The job is named if there are several, the states if a trial is missing, the reward if it is not minus the error.
+    """
     columns: dict[str, Callable[[Row], str]] = {
         "agent": lambda row: _line(row.agent),
         "seeds": lambda row: NONE if row.kind == "dense" else str(row.finished),
@@ -163,8 +186,11 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     }
     if any(row.stopped for row in rows):
         columns["stopped"] = lambda row: NONE if row.kind == "dense" else f"{row.stopped:,}"
-    columns["best reward"] = lambda row: NONE if row.best_reward is None else f"{row.best_reward:.4f}"
+    if not all(map(_reward_is_error, rows)):
+        columns["best reward"] = lambda row: NONE if row.best_reward is None else f"{row.best_reward:.4f}"
     columns |= _score_columns(rows)
+    if any(row.improvement is not None for row in rows):
+        columns["beats best"] = _improvement
     for cost in _cost_names(rows):
         columns[cost_label(cost)] = partial(_cost_of, cost)
     columns["time"] = lambda row: NONE if row.kind == "dense" else duration(row.seconds)
@@ -188,7 +214,7 @@ def _dense_row(results: Results) -> Row:
     )  # fmt: skip
 
 
-def _agent_row(results: Results, agent: str) -> Row:
+def _agent_row(results: Results, agent: str, order: Sequence[Entrant]) -> Row:
     trials = [trial for trial in results.trials if trial.agent == agent]
     finished = finished_trials(results, agent)
     policies = [trial.best for trial in finished if trial.best is not None]
@@ -224,7 +250,29 @@ def _agent_row(results: Results, agent: str) -> Row:
         costs=costs,
         relative_costs={name: cost / results.dense.costs[name] for name, cost in costs.items()},
         seconds=sum(trial.seconds for trial in finished),
+        **_estimates(agent, order),
     )
+
+
+def _estimates(agent: str, order: Sequence[Entrant]) -> dict[str, Any]:
+    """The fields that are estimated over the seeds."""
+    entrant = next((entrant for entrant in order if entrant.name == agent), None)
+    if entrant is None:
+        return {}
+    fields = _named("test_error_iqm", estimate_mean(entrant.errors))
+    if entrant.accuracies is not None:
+        fields |= _named("test_iqm", estimate_mean(entrant.accuracies))
+    other = next((other for other in order if other is not entrant), None)
+    if other is not None:
+        better = estimate_improvement(entrant.gains, other.gains)
+        if better.interval is not None:
+            fields |= {**_named("improvement", better), "improvement_over": other.name}
+    return fields
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, Any]:
+    low, high = estimate.interval or (None, None)
+    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -243,12 +291,17 @@ def _score_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         else:
             columns[f"search {label}"] = partial(_search_error, objective)
             columns[f"test {label}"] = partial(_test_error, objective)
-            columns[f"test {label} mean ± std"] = partial(_error_mean_and_std, objective)
+            columns[f"test {label} IQM (95 %)"] = partial(_error_interval, objective)
     if any(row.search_accuracy is not None for row in rows):
         columns["search"] = lambda row: percent(row.search_accuracy)
         columns["test"] = lambda row: percent(row.test_accuracy)
-        columns["test mean ± std"] = _mean_and_std
+        columns["test IQM (95 %)"] = _accuracy_interval
     return columns
+
+
+def _reward_is_error(row: Row) -> bool:
+    """Whether the reward, if there is one, is just minus the error that stands beside it."""
+    return row.best_reward is None or row.search_error is None or row.best_reward == -row.search_error
 
 
 def _search_error(objective: str, row: Row) -> str:
@@ -259,22 +312,29 @@ def _test_error(objective: str, row: Row) -> str:
     return error_text(objective, row.test_error if row.objective == objective else None)
 
 
-def _error_mean_and_std(objective: str, row: Row) -> str:
-    if row.objective != objective or row.test_error_mean is None:
+def _error_interval(objective: str, row: Row) -> str:
+    if row.objective != objective:
         return NONE
-    spread = "" if row.test_error_std is None else f" ± {error_text(objective, row.test_error_std)}"
-    return error_text(objective, row.test_error_mean) + spread
+    low, high = error_text(objective, row.test_error_iqm_low), error_text(objective, row.test_error_iqm_high)
+    return error_text(objective, row.test_error_iqm) + _range(low, high)
 
 
 def _cost_names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.costs))
 
 
-def _mean_and_std(row: Row) -> str:
-    if row.test_mean is None:
-        return NONE
-    spread = "" if row.test_std is None else f" ± {100 * row.test_std:.2f}"
-    return f"{100 * row.test_mean:.2f}{spread} %"
+def _accuracy_interval(row: Row) -> str:
+    return percent(row.test_iqm) + _range(percent(row.test_iqm_low), percent(row.test_iqm_high))
+
+
+def _improvement(row: Row) -> str:
+    return NONE if row.improvement is None else f"{row.improvement:.2f}"
+
+
+def _range(low: str, high: str) -> str:
+    """An interval in brackets after its figure, without the unit; nothing if there is none."""
+    unit = " %"
+    return "" if NONE in (low, high) else f" ({low.removesuffix(unit)} to {high.removesuffix(unit)})"
 
 
 def _cost_of(cost: str, row: Row) -> str:
@@ -282,7 +342,7 @@ def _cost_of(cost: str, row: Row) -> str:
         return NONE
     unit = _model_unit(cost)
     amount = human(row.costs[cost], "" if unit == cost_label(cost) else unit)  # the heading says MACs already
-    return f"{amount} ({percent(row.relative_costs[cost], 1)})"
+    return amount if row.kind == "dense" else f"{amount} ({percent(row.relative_costs[cost], 1)})"
 
 
 def _line(text: str) -> str:

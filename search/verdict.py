@@ -7,6 +7,7 @@ import math
 from search.figures import cost_label, error_text, human, objective_label, percent
 from search.latency_report import latency_verdict, reliability_warning
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
+from search.standing import few_seeds
 from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
 
 _SCOPE = "All figures are of finished trials; only the plots of accuracy against cost also show the others."
@@ -47,11 +48,12 @@ def _outcome(results: Results, trial: TrialRecord, policy: PolicyRecord) -> str:
 
 
 def caveats(results: Results) -> list[str]:
-    """What the figures leave out or do not prove: trials that did not finish, infeasible ones, sampling error."""
+    """What the figures leave out or do not prove: unfinished trials, infeasible ones, few seeds, sampling error."""
     lines = [
         _unfinished(results),
         *_latency_caveats(results),
         *(_infeasible(results, agent) for agent in agents_of(results)),
+        few_seeds([results]),
         _sampling(results),
     ]
     return [line for line in lines if line]

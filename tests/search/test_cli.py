@@ -265,6 +265,32 @@ def test_compare_formats(spec: Path, tmp_path: Path) -> None:
     assert "uniform" in amc("compare", tmp_path / "a").stdout
 
 
+def test_the_sentence_stands_below_the_table_and_not_in_files(spec: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    best = "is the best agent at this budget"
+    assert best in amc("run", spec, "--out", job).stdout
+    shown = amc("show", job).stdout
+    assert best in shown
+    assert "Evaluations (distinct ones) and time of a seed: " in shown
+    assert "Fewer than 5 seeds: random 2." in shown
+    for form in ("table", "md"):
+        assert best in amc("compare", job, "--format", form).stdout
+    for form in ("csv", "json"):
+        assert best not in amc("compare", job, "--format", form).stdout
+
+
+def test_jobs_of_one_problem_are_compared_with_each_other_and_others_not(spec: Path, tmp_path: Path) -> None:
+    for name, budget in (("a", "50%"), ("b", "50%"), ("c", "60%")):
+        changes = "--set", f"name={name}", "--set", f"budget.macs={budget}"
+        assert amc("run", spec, "--out", tmp_path / name, *changes).exit_code == 0
+    together = amc("compare", tmp_path / "a", tmp_path / "b").stdout
+    assert "(a) is the best agent" in together
+    assert "(b), the runner-up" in together
+    apart = amc("compare", tmp_path / "a", tmp_path / "c").stdout
+    assert "Agents of different jobs are not compared, for these differ in: budget." in apart
+    assert apart.count("is the best agent at this budget") == 2
+
+
 @pytest.mark.parametrize("verb", ["show", "compare", "resume"])
 def test_folder_without_a_job_is_named(verb: str, tmp_path: Path) -> None:
     outcome = amc(verb, tmp_path)

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.base import Agent, OnEvaluation
+from agents.uniform import Uniform
 from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 from search.figures import percent
-from search.plots import cost_plot, pareto_front, progress_of, progress_plot, ratios_plot, score_name
+from search.interval_plot import interval_plot
+from search.plots import cost_plot, has_repeats, pareto_front, progress_of, progress_plot, ratios_plot, score_name
 from search.report import render_report, write_report
 from search.results import HistoryPoint, Results
+from search.standing import few_seeds, standing
 from search.svg import padded, tick_step, ticks
 from search.tables import compare, display_table
 from search.verdict import caveats, score_note, verdict
@@ -100,7 +103,7 @@ def test_the_verdict_names_the_winner_its_costs_and_uniform(toy_results: ToyResu
         f"random found the best policy: 84.1 % on the test split at {cost} of the MACs, 3.2 points above uniform; "
         "the dense network has 97.0 %."
     )
-    assert caveats(results) == []
+    assert caveats(results) == [few_seeds([results])]
 
 
 @pytest.mark.parametrize(("accuracy", "said"), [(0.80, "level with uniform"), (0.788, "1.2 points below uniform")])
@@ -110,7 +113,7 @@ def test_the_verdict_says_when_uniform_was_not_beaten_on_the_test_split(
     results = with_test_accuracy(with_test_accuracy(toy_results(), "random", accuracy), "uniform", 0.80)
     assert verdict(results).startswith("The search did not beat uniform on the test split: random, the best on the")
     assert said in verdict(results)
-    assert caveats(results)[0].startswith("The difference from uniform is smaller than two standard errors of 5,000")
+    assert caveats(results)[-1].startswith("The difference from uniform is smaller than two standard errors of 5,000")
 
 
 def test_the_verdict_says_when_uniform_wins(toy_results: ToyResults) -> None:
@@ -252,7 +255,7 @@ def test_a_network_that_does_not_classify_is_reported_by_its_errors(
     assert "metrics:boxes 0.75 on the test split" in verdict(worse)
     assert "0.25 above uniform; the dense" in verdict(worse)
     assert "level with uniform" in verdict(with_test_error(results, "random", 0.5))
-    assert caveats(results) == []
+    assert caveats(results) == [few_seeds([results])]
     page = Page(render_report(results))
     assert page.open == []
     assert "metrics:boxes against MACs" in page.text
@@ -288,6 +291,23 @@ def test_evaluations_stopped_early_are_not_in_the_cost_plot(toy_results: ToyResu
     assert "no evaluation was within the budgets" in cost_plot(results.model_copy(update={"trials": trials}), "macs")
 
 
+def test_probes_of_what_violates_the_budget_are_evaluations_but_not_in_the_cost_plot(toy_results: ToyResults) -> None:
+    """A probe has an accuracy and no reward."""
+    results = toy_results(agents=[Uniform()], evaluations=1)
+    (trial,) = results.trials
+    (point,) = trial.history
+    probe = point.model_copy(update={"reward": None, "best_reward": None, "accuracy": 0.99, "widths": (16,) * 6})
+    probed = trial.model_copy(update={"history": (probe, probe, point), "evaluations": 3, "distinct": 2})
+    changed = results.model_copy(update={"trials": (probed,)})
+    assert compare([changed])[1].evaluations == 3
+    assert cost_plot(changed, "macs") == cost_plot(results, "macs")
+    progress = progress_of(changed, "uniform")
+    assert progress is not None
+    assert progress.middle == (float("-inf"), float("-inf"), point.best_reward)
+    root = ElementTree.fromstring(progress_plot(changed))
+    assert "nan" not in ElementTree.tostring(root, encoding="unicode")
+
+
 def test_the_note_says_what_the_scores_of_the_splits_are_of(toy_results: ToyResults, evaluated: Changed) -> None:
     results = toy_results()
     assert score_note(results) == ""
@@ -320,6 +340,8 @@ def test_drawings_are_well_formed_and_stay_inside(toy_results: ToyResults, decis
         ratios_plot(results, width=width),
         cost_plot(results, "macs", width=width),
         cost_plot(results, "size", width=width),
+        interval_plot(results, width=width),
+        progress_plot(results, width=width, distinct=True),
     ):
         root = ElementTree.fromstring(drawing)
         _, _, right, bottom = map(float, root.attrib["viewBox"].split())
@@ -367,6 +389,68 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
     assert progress.middle == (-0.9, -0.5, -0.4)
     assert progress.low == (float("-inf"), -0.6, -0.6)
     assert progress.high == (-0.6, -0.3, -0.2)
+
+
+def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyResults) -> None:
+    results = toy_results(agents=[Uniform()], evaluations=1)
+    history = tuple(
+        HistoryPoint(widths=(width,), reward=value, error=None, accuracy=None, costs=results.dense.costs, best_reward=value)
+        for width, value in ((3, -0.5), (4, -0.4), (3, -0.4), (5, -0.3), (4, -0.3))
+    )
+    trial = results.trials[0].model_copy(update={"history": history, "evaluations": 5, "distinct": 3})
+    changed = results.model_copy(update={"trials": (trial,)})
+    every, distinct = progress_of(changed, "uniform"), progress_of(changed, "uniform", distinct=True)
+    assert every is not None
+    assert distinct is not None
+    assert every.middle == (-0.5, -0.4, -0.4, -0.3, -0.3)
+    assert distinct.middle == (-0.5, -0.4, -0.3)
+    assert has_repeats(changed)
+    assert "Without repeated evaluations" in render_report(changed)
+    assert "Without repeated evaluations" not in render_report(results)
+    unknown = tuple(point.model_copy(update={"widths": ()}) for point in history)
+    assert not has_repeats(changed.model_copy(update={"trials": (trial.model_copy(update={"history": unknown}),)}))
+
+
+def test_an_agent_that_ends_before_the_others_has_its_marker_there(toy_results: ToyResults) -> None:
+    results = toy_results(seeds=(0,), evaluations=10)
+    shorter = results.trials[0].model_copy(update={"agent": "shorter", "history": results.trials[0].history[:4]})
+    root = ElementTree.fromstring(progress_plot(results.model_copy(update={"trials": (*results.trials, shorter)})))
+    markers = [element for element in root.iter("polygon") if element.get("class") == "winner c2"]
+    assert len(markers) == 1
+
+
+def test_the_interval_plot_shows_every_seed_and_the_figures_of_the_table(toy_results: ToyResults) -> None:
+    results = toy_results(seeds=range(5))
+    root = ElementTree.fromstring(interval_plot(results))
+    rows = {row.agent: row for row in compare([results])}
+    said = [element.text or "" for element in root.iter("text")]
+    random = rows["random"]
+    assert random.test_iqm is not None
+    assert random.test_iqm_low is not None
+    assert random.test_iqm_high is not None
+    ends = f"({100 * random.test_iqm_low:.2f} to {100 * random.test_iqm_high:.2f})"
+    assert f"{percent(random.test_iqm)}  {ends}" in said
+    assert percent(rows["uniform"].test_iqm) in said
+    bars = [element for element in root.iter("rect") if element.get("class") == "interval"]
+    clouds = [element.attrib["d"] for element in root.iter("path") if element.get("class", "").startswith("cloud")]
+    assert len(bars) == 1  # a constant has no interval
+    assert [cloud.count("M") for cloud in clouds] == [5]
+    marks = [element for element in root.iter() if element.get("class", "").startswith("winner")]
+    assert len(marks) == 2
+
+
+def test_the_interval_plot_of_errors(toy_results: ToyResults, not_classifying: Changed) -> None:
+    results = not_classifying(toy_results())
+    said = [element.text or "" for element in ElementTree.fromstring(interval_plot(results)).iter("text")]
+    assert "metrics:boxes, test split" in said
+    assert not [text for text in said if "%" in text]
+
+
+def test_the_standing_is_at_the_top_of_the_page(toy_results: ToyResults) -> None:
+    results = toy_results()
+    text = Page(render_report(results)).text.replace("\xa0", " ")
+    for line in standing([results]):
+        assert line in text
 
 
 def test_one_evaluation_is_a_dashed_line_across(toy_results: ToyResults) -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from search.figures import duration, human, percent
+from agents.random_search import RandomSearch
+from agents.uniform import Uniform
 from search.results import DenseRecord, HistoryPoint, PolicyRecord, Results, TrialRecord
+from search.statistics import Sample, estimate_mean
 from search.tables import compare, display_table, format_rows, winner
 
 ToyResults = Callable[..., Results]
@@ -89,6 +92,45 @@ def test_every_figure_equals_its_source(toy_results: ToyResults) -> None:
     assert (uniform.seeds, uniform.evaluations, uniform.test_std) == (1, 1, None)
 
 
+def test_estimates_over_the_seeds(toy_results: ToyResults) -> None:
+    results = toy_results(agents=[RandomSearch(), RandomSearch(name="again"), Uniform()], seeds=range(5))
+    rows = {row.agent: row for row in compare([results])}
+    tests = {
+        agent: [trial.best.test_accuracy or 0.0 for trial in results.trials if trial.agent == agent and trial.best]
+        for agent in ("random", "uniform")
+    }
+    row, uniform = rows["random"], rows["uniform"]
+    assert row.test_iqm == statistics.fmean(sorted(tests["random"])[1:-1])
+    own = estimate_mean(Sample(tuple(tests["random"])))
+    assert (row.test_iqm_low, row.test_iqm_high) == own.interval
+    assert row.test_error_iqm == pytest.approx(1 - row.test_iqm)
+    assert (uniform.test_iqm, uniform.test_iqm_low, uniform.test_iqm_high) == (tests["uniform"][0], None, None)
+    assert (row.improvement, row.improvement_over) == (0.5, "again")  # the same seeds: the same policies
+    assert uniform.improvement_over == "random"
+    won = [statistics.fmean(tests["uniform"]) > test for test in tests["random"]]
+    assert uniform.improvement == statistics.fmean(won)
+    assert (uniform.improvement_low or 0.0) <= uniform.improvement <= (uniform.improvement_high or 0.0)
+
+
+def test_one_seed_has_neither_an_interval_nor_odds(toy_results: ToyResults) -> None:
+    results = toy_results(seeds=(0,))
+    row = compare([results])[1]
+    assert (row.test_iqm, row.test_iqm_low, row.improvement, row.improvement_over) == (row.test_accuracy, None, None, None)
+    assert "beats best" not in headings_and_rows(results)[0]
+
+
+def test_the_reward_is_shown_if_it_is_not_minus_the_error(tiny: Results) -> None:
+    assert "best reward" not in headings_and_rows(tiny)[0]
+    rows = compare([tiny])
+    headings, cells = display_table([rows[0], replace(rows[1], best_reward=-2.5)])
+    assert [line[headings.index("best reward")] for line in cells] == ["-", "-2.5000"]
+
+
+def test_a_line_of_the_usual_columns_fits_a_terminal(tiny: Results) -> None:
+    text = format_rows(compare([tiny.model_copy(update={"trials": tiny.trials[:2] + tiny.trials[3:4]})]), "table")
+    assert max(map(len, text.splitlines())) <= 140
+
+
 def test_the_winner_is_chosen_on_the_search_split_alone() -> None:
     lucky, better = trial("ddpg", 0, policy(-0.2, 0.99)), trial("ddpg", 1, policy(-0.1, 0.5))
     assert winner([lucky, better]) == (better, better.best)
@@ -117,7 +159,7 @@ def test_text(tiny: Results) -> None:
         "agent", "─" * 7, "dense", "ddpg", "uniform", "random"
     ]  # fmt: skip
     assert " ".join(text.splitlines()[3].split()) == (
-        "ddpg 2 300 280 -0.1600 84.00 % 83.00 % 81.00 ± 2.83 % 31.4 M (50.0 %) 850 kB (50.0 %) "
+        "ddpg 2 300 280 84.00 % 83.00 % 81.00 % (79.00 to 83.00) 1.00 31.4 M (50.0 %) 850 kB (50.0 %) "
         "3 min 20 s 2 of 3 finished, 1 interrupted"
     )
     columns = [line.find("%") for line in text.splitlines()[2:5]]
@@ -127,11 +169,10 @@ def test_text(tiny: Results) -> None:
 def test_markdown_exactly(tiny: Results) -> None:
     complete = tiny.model_copy(update={"trials": tiny.trials[3:4]})
     assert format_rows(compare([complete]), "md") == (
-        "| agent | seeds | evaluations | distinct | best reward | search | test | test mean ± std | MACs | size "
-        "| time |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| dense | - | - | - | - | 93.00 % | 92.80 % | - | 62.8 M (100.0 %) | 1.70 MB (100.0 %) | - |\n"
-        "| uniform | 1 | 1 | 1 | -0.2500 | 75.00 % | 75.00 % | 75.00 % | 31.4 M (50.0 %) | 850 kB (50.0 %) | 1.5 s |\n"
+        "| agent | seeds | evaluations | distinct | search | test | test IQM (95 %) | MACs | size | time |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| dense | - | - | - | 93.00 % | 92.80 % | - | 62.8 M | 1.70 MB | - |\n"
+        "| uniform | 1 | 1 | 1 | 75.00 % | 75.00 % | 75.00 % | 31.4 M (50.0 %) | 850 kB (50.0 %) | 1.5 s |\n"
     )
 
 
@@ -139,10 +180,11 @@ def test_csv_exactly(tiny: Results) -> None:
     complete = tiny.model_copy(update={"trials": tiny.trials[3:4]})
     assert format_rows(compare([complete]), "csv") == (
         "job,spec_id,agent,kind,seeds,finished,failed,interrupted,feasible,evaluations,distinct,stopped,best_reward,"
-        "best_seed,search_accuracy,test_accuracy,test_mean,test_std,objective,search_error,test_error,test_error_mean,"
-        "test_error_std,seconds,macs,macs_of_dense,size,size_of_dense\n"
-        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,0,,,0.93,0.928,,,top1,0.07,0.072,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
-        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,0,-0.25,0,0.75,0.75,0.75,,top1,0.25,0.25,0.25,,1.5,"
+        "best_seed,search_accuracy,test_accuracy,test_mean,test_std,test_iqm,test_iqm_low,test_iqm_high,objective,"
+        "search_error,test_error,test_error_mean,test_error_std,test_error_iqm,test_error_iqm_low,test_error_iqm_high,"
+        "improvement,improvement_low,improvement_high,improvement_over,seconds,macs,macs_of_dense,size,size_of_dense\n"
+        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,0,,,0.93,0.928,,,,,,top1,0.07,0.072,,,,,,,,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
+        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,0,-0.25,0,0.75,0.75,0.75,,0.75,,,top1,0.25,0.25,0.25,,0.25,,,,,,,1.5,"
         "31400000.0,0.5,850000.0,0.5\n"
     )
 
@@ -154,7 +196,7 @@ def headings_and_rows(results: Results) -> list[dict[str, str]]:
 
 def test_another_objective_has_a_column_beside_top_1(tiny: Results, evaluated: Changed) -> None:
     dense, ddpg, *_, random = headings_and_rows(evaluated(tiny, objective="agreement"))
-    assert list(dense)[4:9] == ["best reward", "agreement (nats)", "search", "test", "test mean ± std"]
+    assert list(dense)[4:8] == ["agreement (nats)", "search", "test", "test IQM (95 %)"]
     assert (dense["agreement (nats)"], ddpg["agreement (nats)"], random["agreement (nats)"]) == ("0.07", "0.16", "-")
     assert (ddpg["search"], ddpg["test"]) == ("84.00 %", "83.00 %")
     assert headings_and_rows(evaluated(tiny, objective="top5"))[1]["top5 error"] == "16.00 %"
@@ -162,10 +204,10 @@ def test_another_objective_has_a_column_beside_top_1(tiny: Results, evaluated: C
 
 def test_without_classes_the_errors_of_both_splits_are_shown(tiny: Results, not_classifying: Changed) -> None:
     dense, ddpg, *_, random = headings_and_rows(not_classifying(tiny))
-    assert list(dense)[5:8] == ["search metrics:boxes", "test metrics:boxes", "test metrics:boxes mean ± std"]
-    assert list(dense.values())[5:8] == ["0.07", "0.072", "-"]
-    assert list(ddpg.values())[5:8] == ["0.16", "0.17", "0.19 ± 0.02828"]
-    assert list(random.values())[5:8] == ["-", "-", "-"]
+    assert list(dense)[4:7] == ["search metrics:boxes", "test metrics:boxes", "test metrics:boxes IQM (95 %)"]
+    assert list(dense.values())[4:7] == ["0.07", "0.072", "-"]
+    assert list(ddpg.values())[4:7] == ["0.16", "0.17", "0.19 (0.17 to 0.21)"]
+    assert list(random.values())[4:7] == ["-", "-", "-"]
     assert not {"search", "test"} & set(dense)
 
 
@@ -205,7 +247,7 @@ def test_several_jobs_are_named_and_a_cost_that_one_lacks_is_left_out(tiny: Resu
     lines = format_rows(compare([tiny, other]), "md").splitlines()
     assert lines[0].startswith("| job | agent |")
     assert lines[-1].startswith("| a\\|b c | dense |")
-    assert lines[-1].endswith("| 10 (100.0 %) | - | - | - |")
+    assert lines[-1].endswith("| 10 | - | - | - |")
 
 
 def test_json_has_null_for_infinities(tiny: Results) -> None:
