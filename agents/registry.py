@@ -12,6 +12,8 @@ from agents.ddpg import DDPG
 from agents.local_search import LocalSearch
 from agents.random_search import RandomSearch
 from agents.reconstruction import Reconstruction
+from agents.sac import SAC
+from agents.td3 import TD3
 from agents.uniform import Uniform
 
 #: kind -> class
@@ -20,8 +22,12 @@ AGENTS: Mapping[str, type[Agent]] = {
     "local_search": LocalSearch,
     "random": RandomSearch,
     "reconstruction": Reconstruction,
+    "sac": SAC,
+    "td3": TD3,
     "uniform": Uniform,
 }
 
 #: any of them, told apart by `kind`: the type of a field that holds an agent
-AnyAgent = Annotated[DDPG | LocalSearch | RandomSearch | Reconstruction | Uniform, Field(discriminator="kind")]
+AnyAgent = Annotated[
+    DDPG | LocalSearch | RandomSearch | Reconstruction | SAC | TD3 | Uniform, Field(discriminator="kind")
+]
