@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -39,40 +40,62 @@ class LocalSearch(Agent):
     ) -> Evaluation | None:
         if max_evaluations < 1:
             return None
-        rng = np.random.default_rng(seed)
-        errors = problem.reconstruction_errors()
+        climb = Climb(problem, problem.reconstruction_errors(), np.random.default_rng(seed), self.step, self.decisions)
         best = BestSoFar(on_evaluation)
-        current = problem.evaluate_widths(allocate(problem, errors))
-        best(current)
-        step, factors, seen = self.step, None, {current.widths}
-        while best.count < max_evaluations:
-            widths, factors = self._propose(problem, errors, current.widths, step, factors, seen, rng)
-            if widths is None:
-                break
-            seen.add(widths)
-            proposal = problem.evaluate_widths(widths)
-            best(proposal)
-            if proposal.reward > current.reward:
-                current, step = proposal, min(step * 1.5, 1.0)
-            else:
-                factors, step = None, max(step * 1.5**-0.25, 0.02)
+        while best.count < max_evaluations and (widths := climb.ask()) is not None:
+            evaluation = problem.evaluate_widths(widths)
+            best(evaluation)
+            climb.tell(evaluation)
         return best.evaluation
 
-    def _propose(
+
+class Climb:
+    """Local search that is asked for widths and told how they did; `LocalSearch` says how it moves.
+
+    Args:
+        problem: what is climbed, under its budgets.
+        errors: as of `problem.reconstruction_errors`.
+        rng: of the proposals.
+        step, decisions: as of `LocalSearch`.
+    """
+
+    def __init__(
         self,
         problem: PruningProblem,
-        errors: tuple[NDArray[np.float64], ...],
-        start: Widths,
-        step: float,
-        factors: dict[int, float] | None,
-        seen: set[Widths],
+        errors: Sequence[NDArray[np.float64]],
         rng: np.random.Generator,
-    ) -> tuple[Widths | None, dict[int, float]]:
-        """Feasible widths that were not seen yet, and the factors that made them; None if none was found."""
+        step: float = 0.2,
+        decisions: float = 2.0,
+    ) -> None:
+        self._problem, self._errors, self._rng = problem, errors, rng
+        self._step, self._decisions = step, decisions
+        #: the first widths that it gives
+        self.start = allocate(problem, errors)
+        self._current: Evaluation | None = None
+        self._factors: dict[int, float] | None = None
+        self._seen = {self.start}
+
+    def ask(self) -> Widths | None:
+        """Feasible widths that were not given yet; None if none was found."""
+        return self.start if self._current is None else self._propose(self._current.widths)
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """How the widths did that were asked for last, or what a constraint made of them."""
+        self._seen.add(evaluation.widths)
+        if self._current is None:
+            self._current = evaluation
+        elif evaluation.reward > self._current.reward:
+            self._current, self._step = evaluation, min(self._step * 1.5, 1.0)
+        else:
+            self._factors, self._step = None, max(self._step * 1.5**-0.25, 0.02)
+
+    def _propose(self, start: Widths) -> Widths | None:
+        step = self._step
         for _ in range(_TRIES):
-            factors = factors or draw_factors(len(start), self.decisions, step, rng)
-            widths = move(problem, errors, start, factors)
-            if widths is not None and widths not in seen:
-                return widths, factors
-            factors, step = None, min(step * 1.2, 1.0)
-        return None, {}
+            self._factors = self._factors or draw_factors(len(start), self._decisions, step, self._rng)
+            widths = move(self._problem, self._errors, start, self._factors)
+            if widths is not None and widths not in self._seen:
+                self._seen.add(widths)
+                return widths
+            self._factors, step = None, min(step * 1.2, 1.0)
+        return None

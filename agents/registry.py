@@ -13,7 +13,9 @@ from agents.ddpg import DDPG
 from agents.local_search import LocalSearch
 from agents.random_search import RandomSearch
 from agents.reconstruction import Reconstruction
+from agents.sac import SAC
 from agents.surrogate import SurrogateSearch
+from agents.td3 import TD3
 from agents.uniform import Uniform
 
 #: kind -> class
@@ -23,11 +25,14 @@ AGENTS: Mapping[str, type[Agent]] = {
     "local_search": LocalSearch,
     "random": RandomSearch,
     "reconstruction": Reconstruction,
+    "sac": SAC,
     "surrogate": SurrogateSearch,
+    "td3": TD3,
     "uniform": Uniform,
 }
 
 #: any of them, told apart by `kind`: the type of a field that holds an agent
 AnyAgent = Annotated[
-    CMAES | DDPG | LocalSearch | RandomSearch | Reconstruction | SurrogateSearch | Uniform, Field(discriminator="kind")
+    CMAES | DDPG | LocalSearch | RandomSearch | Reconstruction | SAC | SurrogateSearch | TD3 | Uniform,
+    Field(discriminator="kind"),
 ]

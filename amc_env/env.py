@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, SupportsFloat
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_env.embedding import FEATURES, PREVIOUS_RATIO, REDUCED, LayerEmbedding
+from amc_env.front import budget_views
 from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 
@@ -30,7 +32,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     It is rounded to the nearest channel count that the problem allows.
 
     ## Observation space
-    `Box(0, 1)`, shape (11,), float32: the embedding of the decision to come ([AMC] section 3.1).
+    `Box(0, 1)`, float32, shape (11,), with `budgets` (12,): the embedding of the decision to come ([AMC] section 3.1).
 
     | index | feature | meaning | divided by |
     | --- | --- | --- | --- |
@@ -45,6 +47,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | 8 | reduced | MACs that the decisions so far remove | dense MACs of the network |
     | 9 | rest | dense MACs of the layers that later decisions own | dense MACs of the network |
     | 10 | previous_ratio | ratio of the previous decision, after rounding | - |
+    | 11 | budget | only with `budgets`: the limit of this episode | dense cost that it limits |
 
     With a problem whose `feature_cost` is another than "macs", such as the latency of a table, features 7 to 9 count
     that cost in the place of MACs.
@@ -62,13 +65,19 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
       decisions remove the most they can. Counted on rounded channels, so no episode ends over the budget.
     - "fit": the finished plan is brought to the budget by `problem.fit_to_budget`, from above or from below.
 
+    ## Several budgets
+    With `budgets`, fractions of the dense cost that the problem's one budget limits, each episode is played under one
+    of them or under the problem's own: `reset(options={"budget": 0.5})` asks for one, else all have their turn before
+    any has it again, in an order that the seed draws. Constraint, reward and info are those of the episode's budget;
+    `last_evaluation` is the problem's own, which may violate its budget and yet be scored.
+
     ## Info
     Every step: "decision" (name), "kept" (channels kept by it). The last step: "feasible", "is_success" (the
     same), "violation", "accuracy" (only if scored), "costs" and "pruning_policy" (name -> ratio after rounding).
 
     ## Arguments
     - `problem`: a `PruningProblem`; without one, `ToyProblem()`: closed-form accuracy, half the MACs.
-    - `constraint`, `infeasible_reward`: see above.
+    - `constraint`, `infeasible_reward`, `budgets`: see above.
     - `render_mode`: "ansi" returns the decisions so far as a table.
     """
 
@@ -80,6 +89,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         *,
         constraint: Constraint = "strict",
         infeasible_reward: float = -math.inf,
+        budgets: Sequence[float] = (),
         render_mode: str | None = None,
     ) -> None:
         if constraint not in ("strict", "clamp", "fit"):
@@ -93,8 +103,15 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.infeasible_reward = infeasible_reward
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(0.0, _LARGEST_RATIO, (1,), np.float32)
-        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
-        self._embed = LayerEmbedding(self.problem)
+        self._embeddings = {
+            fraction: LayerEmbedding(view, budget=True)
+            for fraction, view in (budget_views(self.problem, budgets) if budgets else {}).items()
+        }
+        self._turns: list[float] = []
+        #: what this episode observes; its problem is the one under the budget of this episode
+        self.embedding = next(iter(self._embeddings.values()), None) or LayerEmbedding(self.problem)
+        features = len(FEATURES) + bool(budgets)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (features,), np.float32)
         self._kept: list[int] = []
         #: the evaluation that ended the last finished episode
         self.last_evaluation: Evaluation | None = None
@@ -103,8 +120,13 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
+        if seed is not None:
+            self._turns = []
+        asked = (options or {}).get("budget")
+        if self._embeddings or asked is not None:
+            self.embedding = self._embedding_of(asked)
         self._kept = []
-        return self._embed(0, self._kept), {}
+        return self.embedding(0, self._kept), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         step = len(self._kept)
@@ -120,14 +142,28 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._kept.append(kept)
         info: dict[str, Any] = {"decision": decision.name, "kept": kept}
         if step + 1 < len(self.problem.decisions):
-            return self._embed(step + 1, self._kept), 0.0, False, False, info
+            return self.embedding(step + 1, self._kept), 0.0, False, False, info
+        playing = self.embedding.problem
         if self.constraint == "fit":
-            fitted = self.problem.fit_to_budget(self.problem.ratios(self._kept))
+            fitted = playing.fit_to_budget(playing.ratios(self._kept))
             self._kept = list(self.problem.widths(fitted))
-        evaluation = self.problem.evaluate_widths(tuple(self._kept))
+        widths = tuple(self._kept)
+        evaluation = self.problem.evaluate_widths(widths, probe=playing.feasible(widths))
         self.last_evaluation = evaluation
+        if playing is not self.problem:
+            evaluation = playing.judge(evaluation)
         reward = evaluation.reward if evaluation.feasible else self.infeasible_reward
         return self._final_observation(), float(reward), True, False, info | self._outcome(evaluation)
+
+    def _embedding_of(self, asked: float | None) -> LayerEmbedding:
+        """That of the budget asked for, or of the next whose turn it is."""
+        if asked is None:
+            self._turns = self._turns or self.np_random.permutation(list(self._embeddings)).tolist()
+            return self._embeddings[self._turns.pop()]
+        if asked not in self._embeddings:
+            known = ", ".join(map(str, self._embeddings)) or "none; make the environment with `budgets`"
+            raise ValueError(f"options: unknown budget {asked}; known: {known}")
+        return self._embeddings[asked]
 
     def render(self) -> str | None:
         """The decisions so far: name, channels, kept, ratio."""
@@ -141,20 +177,21 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def _clamp(self, step: int, kept: int) -> int:
         """The largest allowed width <= `kept` that leaves the budgets within reach (the smallest always does)."""
         widths = [*self._kept, kept, *self.problem.smallest_widths[step + 1 :]]
-        if self.problem.feasible(widths):
+        feasible = self.embedding.problem.feasible
+        if feasible(widths):
             return kept
         choices = self.problem.decisions[step].choices
         low, high = 0, choices.index(kept)
         while high - low > 1:
             middle = (low + high) // 2
             widths[step] = choices[middle]
-            low, high = (middle, high) if self.problem.feasible(widths) else (low, middle)
+            low, high = (middle, high) if feasible(widths) else (low, middle)
         return choices[low]
 
     def _final_observation(self) -> Observation:
         last = len(self._kept) - 1
-        observation = self._embed(last, self._kept[:-1])
-        observation[REDUCED] = self._embed.reduced(self._kept)
+        observation = self.embedding(last, self._kept[:-1])
+        observation[REDUCED] = self.embedding.reduced(self._kept)
         observation[PREVIOUS_RATIO] = self.problem.decisions[last].ratio(self._kept[last])
         return observation
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -218,8 +219,8 @@ class PruningProblem(ABC):
         self.memo: MutableMapping[Widths, Score] = {}
         #: scores several policies at once, in their order, wherever there are processors for it; None: one by one here
         self.scorer: Callable[[Sequence[Widths]], Iterable[Score]] | None = None
-        #: the highest reward of what was evaluated whole
-        self.best_reward = -math.inf
+        #: budgets -> the best reward so far of those that hold them; the views of `with_budget` share it
+        self.best_rewards: dict[tuple[Budget, ...], float] = {self.budgets: -math.inf}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         return self
@@ -313,14 +314,13 @@ class PruningProblem(ABC):
         if widths not in self.memo:
             self.memo[widths] = self.score(widths)
         score = self.memo[widths]
-        if violation > 0.0:
-            return Evaluation(
-                widths, ratios, costs, violation, score.error, score.accuracy, -math.inf, score.fraction
-            )
         reward = -score.error * self._error_factor(costs)
         if score.fraction == 1.0:
-            self.best_reward = max(self.best_reward, reward)
-        return Evaluation(widths, ratios, costs, 0.0, score.error, score.accuracy, reward, score.fraction)
+            for budgets in self._held(costs):
+                self.best_rewards[budgets] = max(self.best_rewards[budgets], reward)
+        if violation > 0.0:
+            reward = -math.inf
+        return Evaluation(widths, ratios, costs, violation, score.error, score.accuracy, reward, score.fraction)
 
     def evaluate_many(self, plans: Sequence[Widths], *, probe: bool = False) -> Iterator[Evaluation]:
         """As `evaluate_widths` for each, in their order; what `scorer` takes over is scored at the same time.
@@ -329,7 +329,7 @@ class PruningProblem(ABC):
         the same whether they are scored at the same time or not.
         """
         missing = dict.fromkeys(w for w in plans if w not in self.memo and (probe or self.feasible(w)))
-        best = self.best_reward
+        best = dict(self.best_rewards)
         if self.scorer is not None and missing:
             scores = iter(self.scorer(list(missing)))
         else:
@@ -339,24 +339,25 @@ class PruningProblem(ABC):
                 self.memo[widths] = next(scores)
             yield self.evaluate_widths(widths, probe=probe)
 
-    def score_against(self, widths: Widths, best_reward: float) -> Score:
-        """As `score`, if the best reward so far were this one."""
-        latest, self.best_reward = self.best_reward, best_reward
+    def score_against(self, widths: Widths, best_rewards: dict[tuple[Budget, ...], float]) -> Score:
+        """As `score`, given up as if these were the best rewards so far."""
+        latest, self.best_rewards = self.best_rewards, best_rewards
         try:
             return self.score(widths)
         finally:
-            self.best_reward = latest
+            self.best_rewards = latest
 
     def hopeless_error(self, widths: Sequence[int] | IntArray) -> float:
         """From this error on a network of these widths is no better than the best evaluation so far.
 
         inf if there is none, or if a budget is violated: such a network is scored for what it tells, not to win.
+        With views under other budgets (`with_budget`): no better under any of the budgets that it holds.
         """
-        if not self.feasible(widths):
-            return math.inf
-        factor = self._error_factor(self.costs(widths))
+        costs = self.costs(widths)
+        best = min((self.best_rewards[budgets] for budgets in self._held(costs)), default=-math.inf)
+        factor = self._error_factor(costs)
         margin = 1.0 + 1e-12  # a division and a product may round the wrong way
-        return -self.best_reward / factor * margin if factor > 0.0 else math.inf
+        return -best / factor * margin if factor > 0.0 else math.inf
 
     def fit_to_budget(self, plan: Plan) -> FloatArray:
         """Bring any plan to the budget: scale it by one scalar, bisected on the rounded costs.
@@ -401,6 +402,35 @@ class PruningProblem(ABC):
                 if not self.feasible(widths):
                     widths[index] = low
         return tuple(widths)
+
+    def with_budget(self, budget: Mapping[str, float | str]) -> PruningProblem:
+        """The same problem under another budget: a view, to bring plans to that budget and to tell which hold it.
+
+        It shares all else with this problem: the network, the costs, what was scored. Have networks scored by this
+        problem (`evaluate_widths(widths, probe=True)`) and judged by the view (`judge`).
+
+        Raises:
+            InfeasibleBudgetError: no policy meets the budget.
+            ValueError: the budget names an unknown cost or has an unusable limit.
+        """
+        view = copy.copy(self)
+        view.budgets = self._parse_budgets(budget)
+        self.best_rewards.setdefault(view.budgets, -math.inf)
+        return view
+
+    def judge(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation of this problem under another budget, with violation and reward under this budget."""
+        violation = self.violation(evaluation.costs)
+        reward = -math.inf
+        if violation == 0.0 and evaluation.error is not None:
+            reward = -evaluation.error * self._error_factor(evaluation.costs)
+        return replace(evaluation, violation=violation, reward=reward)
+
+    def _held(self, costs: Mapping[str, float]) -> list[tuple[Budget, ...]]:
+        """The budgets, own and of views, that a network of these costs holds."""
+        return [
+            budgets for budgets in self.best_rewards if all(costs[budget.cost] <= budget.limit for budget in budgets)
+        ]
 
     def _error_factor(self, costs: Mapping[str, float]) -> float:
         """The reward is the negative error times this."""

@@ -27,6 +27,7 @@ import ray
 import torch
 from ray import tune
 
+from amc_env.budget import Budget
 from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.splits import DataSplits
 from hw.files import write_atomically
@@ -160,7 +161,7 @@ class _Workers:
 
     def __call__(self, plans: Sequence[Widths]) -> Iterator[Score]:
         """Begin all at once with the best reward as it is now; the scores come in the order of the plans."""
-        best = self._problem.best_reward
+        best = dict(self._problem.best_rewards)
         return self._in_order(deque(self._score.remote(self._source, widths, best) for widths in plans))
 
     def _in_order(self, tasks: deque[Any]) -> Iterator[Score]:
@@ -191,9 +192,9 @@ class _Workers:
         return score
 
 
-def _score(source: _Source, widths: Widths, best_reward: float) -> Score:
+def _score(source: _Source, widths: Widths, best_rewards: dict[tuple[Budget, ...], float]) -> Score:
     """What a worker does for a trial: one evaluation."""
-    return _worker_problem(source).score_against(widths, best_reward)
+    return _worker_problem(source).score_against(widths, best_rewards)
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 
 from agents.base import Agent
-from agents.ddpg import DDPG
-from agents.ddpg_sb3 import AMCLearner, ReportEpisodes
+from agents.ddpg import DDPG, REFINE
+from agents.off_policy_sb3 import DDPGLearner, ReportEpisodes
 from amc_env.env import PruningEnv
 from amc_env.problem import Evaluation, Widths
 from amc_env.toy import ToyProblem
@@ -25,12 +25,12 @@ def quick(**settings: Any) -> DDPG:
     return DDPG(**{"hidden": (32, 32), "warmup_episodes": 4, **settings})
 
 
-def learner(problem: ToyProblem, settings: DDPG, episodes: int, seed: int = 0) -> AMCLearner:
+def learner(problem: ToyProblem, settings: DDPG, episodes: int, seed: int = 0) -> DDPGLearner:
     env = PruningEnv(problem, constraint=settings.constraint, infeasible_reward=settings.infeasible_reward)
-    return AMCLearner(env, settings, episodes=episodes, seed=seed)
+    return DDPGLearner(env, settings, episodes=episodes, seed=seed)
 
 
-def learned(problem: ToyProblem, settings: DDPG, episodes: int) -> AMCLearner:
+def learned(problem: ToyProblem, settings: DDPG, episodes: int) -> DDPGLearner:
     model = learner(problem, settings, episodes)
     env = model._env
     return model.learn(episodes * len(problem.decisions), callback=ReportEpisodes(env, lambda _: None, episodes))
@@ -40,9 +40,22 @@ class TestDDPG(AgentContract):
     agent: ClassVar[Agent] = DDPG(hidden=(32, 32))
 
 
+class TestRefiningDDPG(AgentContract):
+    agent: ClassVar[Agent] = REFINE.model_copy(update={"hidden": (32, 32)})
+
+
 class TestFaithfulDDPG(AgentContract):
     agent: ClassVar[Agent] = quick(constraint="clamp", stored_action="raw")
     searches = False
+
+
+def test_a_short_search_is_what_it_was_before_it_shared_code_with_others() -> None:
+    """12 evaluations, 4 of them warm-up, as of commit 75f977a, the last without TD3 and SAC."""
+    widths = [evaluation.widths for evaluation in reported(quick(), ToyProblem(4), 12, seed=3)]
+    assert widths == [
+        (13, 5, 7, 2), (4, 8, 13, 10), (7, 12, 8, 1), (12, 6, 3, 8), (7, 8, 7, 11), (6, 7, 12, 8),
+        (6, 7, 8, 15), (9, 8, 6, 8), (10, 3, 9, 10), (8, 8, 8, 8), (9, 8, 6, 7), (7, 8, 9, 9),
+    ]  # fmt: skip
 
 
 def test_the_networks_are_those_of_the_paper() -> None:
@@ -105,11 +118,11 @@ def test_a_warmup_at_the_budget_spends_it() -> None:
 
 def test_an_environment_with_infinite_rewards_is_refused() -> None:
     message = (
-        "^DDPG needs finite rewards, but the environment's infeasible_reward is -inf: one infinite reward turns the "
-        r"networks to NaN. Use PruningEnv\(problem, infeasible_reward=-1.0\).$"
+        "^a learner needs finite rewards, but the environment's infeasible_reward is -inf: one infinite reward turns "
+        r"its networks to NaN. Use PruningEnv\(problem, infeasible_reward=-1.0\).$"
     )
     with pytest.raises(ValueError, match=message):
-        AMCLearner(PruningEnv(), DDPG(), episodes=1, seed=0)
+        DDPGLearner(PruningEnv(), DDPG(), episodes=1, seed=0)
 
 
 @pytest.mark.parametrize("value", [-math.inf, math.nan])
@@ -120,8 +133,8 @@ def test_settings_refuse_an_infinite_reward(value: float) -> None:
 
 def test_a_score_that_is_not_a_number_stops_the_search() -> None:
     class Broken(ToyProblem):
-        def evaluate_widths(self, widths: Widths) -> Evaluation:
-            return dataclasses.replace(super().evaluate_widths(widths), reward=math.nan)
+        def evaluate_widths(self, widths: Widths, *, probe: bool = False) -> Evaluation:
+            return dataclasses.replace(super().evaluate_widths(widths, probe=probe), reward=math.nan)
 
     with pytest.raises(ValueError, match="the episode ended with a reward of nan"):
         reported(quick(), Broken(3), 10)

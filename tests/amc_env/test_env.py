@@ -180,6 +180,79 @@ def test_renders_the_layer_table() -> None:
     )
 
 
+@pytest.mark.parametrize("constraint", ["strict", "clamp", "fit"])
+def test_several_budgets_pass_both_environment_checkers(constraint: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        gymnasium_check_env(PruningEnv(constraint=constraint, budgets=[0.7, 0.3]), skip_render_check=True)
+        sb3_check_env(PruningEnv(constraint=constraint, budgets=[0.7, 0.3]))
+
+
+def test_the_twelfth_feature_is_the_budget_and_the_others_stay() -> None:
+    problem = ThreeLayers({"macs": "50%"})
+    actions = [0.5, 0.25]
+    plain = play(PruningEnv(problem), actions)[0]
+    env = PruningEnv(problem, budgets=[0.7])
+    for budget in (0.7, 0.5):
+        observation = env.reset(seed=0, options={"budget": budget})[0]
+        assert observation[11] == np.float32(budget)
+        for step, action in enumerate(actions):
+            np.testing.assert_array_equal(observation[:11], plain[step])
+            observation = env.step(np.array([action], dtype=np.float32))[0]
+        np.testing.assert_array_equal(observation, [*plain[2], np.float32(budget)])
+    assert PruningEnv(problem).observation_space.shape == (11,)
+
+
+@pytest.mark.parametrize("constraint", ["clamp", "fit"])
+def test_every_episode_keeps_its_own_budget(constraint: Any) -> None:
+    rng = np.random.default_rng(0)
+    problem = ToyProblem(5)
+    env = PruningEnv(problem, constraint=constraint, budgets=[0.8, 0.2])
+    for _ in range(60):
+        budget = float(rng.choice([0.8, 0.5, 0.2]))
+        env.reset(seed=0, options={"budget": budget})
+        for _ in range(5):
+            _, reward, _, _, info = env.step(rng.uniform(0, 0.9, 1).astype(np.float32))
+        assert info["costs"]["macs"] <= budget * problem.dense_costs["macs"]
+        assert info["feasible"]
+        assert env.last_evaluation is not None
+        assert env.last_evaluation == problem.evaluate_widths(env.last_evaluation.widths, probe=True)
+        assert reward == pytest.approx(info["accuracy"] - 1.0)
+
+
+def test_a_strict_episode_is_judged_by_its_own_budget() -> None:
+    env = PruningEnv(ThreeLayers({"macs": "50%"}), infeasible_reward=-1.0, budgets=[1.0, 0.3])
+    for budget, expected in ((1.0, -(1 - 0.5 - 0.24 - 0.2)), (0.5, -1.0), (0.3, -1.0)):
+        env.reset(seed=0, options={"budget": budget})
+        env.step(np.zeros(1, np.float32))
+        _, reward, _, _, info = env.step(np.zeros(1, np.float32))
+        assert reward == pytest.approx(expected)
+        assert info["feasible"] is (budget == 1.0)
+        assert env.last_evaluation is not None
+        assert env.last_evaluation.reward == -math.inf
+
+
+def test_budgets_take_turns_in_an_order_of_the_seed() -> None:
+    env = PruningEnv(budgets=[0.9, 0.7, 0.3])
+
+    def played(seed: int) -> list[float]:
+        first = env.reset(seed=seed)[0][11]
+        return [round(float(first), 3), *(round(float(env.reset()[0][11]), 3) for _ in range(11))]
+
+    orders = [played(seed) for seed in range(5)]
+    assert played(0) == orders[0]
+    assert len(set(map(tuple, orders))) > 1
+    for order in orders:
+        assert all(sorted(order[turn : turn + 4]) == [0.3, 0.5, 0.7, 0.9] for turn in (0, 4, 8))
+
+
+def test_refuses_budgets_that_it_does_not_play() -> None:
+    with pytest.raises(ValueError, match=r"^options: unknown budget 0.4; known: 0.7, 0.5$"):
+        PruningEnv(budgets=[0.7]).reset(options={"budget": 0.4})
+    with pytest.raises(ValueError, match=r"^options: unknown budget 0.4; known: none; make the environment with"):
+        PruningEnv().reset(options={"budget": 0.4})
+
+
 def test_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="constraint: expected 'strict', 'clamp' or 'fit', got 'soft'"):
         PruningEnv(constraint="soft")  # type: ignore[arg-type]

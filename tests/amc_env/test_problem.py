@@ -185,13 +185,13 @@ def test_evaluations_at_once_stop_early_for_what_was_best_before_them(known: int
     problem.memo.update((widths, serial.memo[widths]) for widths in plans[:known])  # as of a trial that is resumed
 
     def scorer(widths: Sequence[tuple[int, ...]]) -> Iterator[Score]:
-        best = problem.best_reward
+        best = dict(problem.best_rewards)
         return (elsewhere.score_against(each, best) for each in widths)
 
     problem.evaluate_widths((5,) * 6)
     problem.scorer = scorer
     assert list(problem.evaluate_many(plans)) == expected
-    assert problem.best_reward == serial.best_reward
+    assert problem.best_rewards == serial.best_rewards
 
 
 class CountingScores(ToyProblem):
