@@ -25,7 +25,7 @@ def test_kind_chooses_the_class_and_its_settings() -> None:
 
 def test_an_unknown_kind_lists_the_known() -> None:
     with pytest.raises(
-        ValidationError, match="does not match any of the expected tags: 'ddpg', 'local_search', 'random'"
+        ValidationError, match="does not match any of the expected tags: 'ddpg', 'local_search', 'netadapt'"
     ):
         TypeAdapter[Agent](AnyAgent).validate_python({"kind": "dqn"})
 
