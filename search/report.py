@@ -14,6 +14,7 @@ from search.figures import cost_label, duration, human, percent
 from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
+from search.sensitivity_report import sensitivity_sections
 from search.svg import colour, marker
 from search.tables import agents_of, budgeted_costs, compare, display_table, winner
 from search.theme import CSS
@@ -33,7 +34,8 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_latency(results), _layers(results), _failures(results), _provenance(results)]
+    sections += [_latency(results), _layers(results), sensitivity_sections(results)]
+    sections += [_failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

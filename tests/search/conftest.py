@@ -105,6 +105,7 @@ def run_toy_trial(problem: PruningProblem, agent: Agent, seed: int, evaluations:
         best_reward = max(best_reward, evaluation.reward)
         history.append(
             HistoryPoint(
+                widths=evaluation.widths,
                 reward=evaluation.reward if evaluation.feasible else None,
                 error=evaluation.error,
                 accuracy=evaluation.accuracy,
