@@ -35,13 +35,14 @@ class NetAdapt(Agent):
         - What is cut is a decision, all layers that share its channels, with the same channels in each; in the paper
           a layer. Which channels go is the problem's criterion; in the paper the L2 norm.
         - The last target is the budget itself, not below it.
-        - `initial_reduction` follows from the evaluations allowed unless it is given.
+        - Unless `initial_reduction` is given, each dR follows from what is left to remove and the evaluations left, so
+          that overshoot and decisions that cannot be cut any more make the later steps finer.
         - Proposals are scored on the search split, the paper's holdout set.
 
     Attributes:
-        initial_reduction: dR of the first iteration as a fraction of the dense resource; None: such that the budget is
-            reached in as many iterations as the evaluations allow, one per decision and iteration. The released code
-            has 0.025, which with its decay of 0.96 removes 62.5 % at most.
+        initial_reduction: dR of the first iteration as a fraction of the dense resource; None: before each iteration,
+            such that the budget is reached in as many as the evaluations left allow, one per decision and iteration.
+            The released code has 0.025, which with its decay of 0.96 removes 62.5 % at most.
         decay: factor on dR per iteration.
         select: "accuracy" picks the proposal of the lowest error (the paper); "ratio" that of the least error gained
             per resource saved (the released code, and MobileNetV3, arXiv 1905.02244).
@@ -92,11 +93,13 @@ class NetAdapt(Agent):
         best = BestSoFar(on_evaluation)
         current = problem.evaluate_widths(problem.dense_widths, probe=True)
         best(current)
-        reduction = 0.0 if current.feasible else self._first_reduction(problem, max_evaluations)
+        iteration = 0
         while not current.feasible:
-            plans = propose(problem, current.widths, _resource(problem, current.costs) - reduction)
+            resource = _resource(problem, current.costs)
+            left = max_evaluations - best.count
+            plans = propose(problem, current.widths, resource - self._reduction(problem, iteration, resource, left))
             last = all(map(problem.feasible, plans))
-            if not plans or best.count + len(plans) + (not last) > max_evaluations:
+            if not plans or len(plans) + (not last) > left:
                 best(problem.evaluate(problem.fit_to_budget(current.ratios)))
                 break
             proposals = []
@@ -104,7 +107,7 @@ class NetAdapt(Agent):
                 best(proposal)
                 proposals.append(proposal)
             current = self._pick(problem, current, proposals)
-            reduction *= self.decay
+            iteration += 1
         return best.evaluation
 
     def series(self, problem: PruningProblem, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
@@ -118,13 +121,12 @@ class NetAdapt(Agent):
             proposals.append(evaluation)
         return (*picked, self._pick(problem, current, proposals)) if proposals else ()
 
-    def _first_reduction(self, problem: PruningProblem, max_evaluations: int) -> float:
-        """The first dR, in the unit of `_resource`."""
-        share = self.initial_reduction
-        if share is None:
-            iterations = (max_evaluations - 1) // len(problem.decisions)
-            share = _to_remove(problem) / sum(self.decay**iteration for iteration in range(iterations))
-        return share * _resource(problem, problem.dense_costs)
+    def _reduction(self, problem: PruningProblem, iteration: int, resource: float, left: int) -> float:
+        """dR, in the unit of `_resource`, for a network of this resource with so many evaluations left."""
+        if self.initial_reduction is not None:
+            return self.initial_reduction * _resource(problem, problem.dense_costs) * self.decay**iteration
+        iterations = max(left // len(problem.decisions), 1)
+        return (resource - 1.0) / sum(self.decay**place for place in range(iterations))
 
     def _pick(self, problem: PruningProblem, start: Evaluation, proposals: Sequence[Evaluation]) -> Evaluation:
         """The best proposal of an iteration, the first of equals."""

@@ -176,3 +176,11 @@ def test_ends_feasible_within_its_evaluations_whatever_the_costs(
     assert any(evaluation.feasible for evaluation in history)
     series = agent.series(problem, history)
     assert len(series) == 0 if history[0].feasible else series[-1].feasible
+
+
+def test_the_evaluations_left_make_the_later_steps_finer() -> None:
+    """Ten iterations of eight are planned at first; decisions at their floor and overshoot leave room for more."""
+    problem = ToyProblem(8)
+    history = reported(NetAdapt(), problem, 81)
+    assert len(NetAdapt().series(problem, history)) > 10
+    assert 70 <= len(history) <= 81
