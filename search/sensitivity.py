@@ -194,7 +194,7 @@ def curves_table(record: SensitivityRecord) -> tuple[str, list[list[str]]]:
         rows.append([curve.name, str(curve.channels), *(figure(record, point).removesuffix(" %") for point in points)])
     said = "top-1 accuracy" if record.shows_accuracy else objective_label(record.objective)
     said += " in %" if is_top_k(record.objective) else ""
-    where = "on the search split, by the share of channels removed from that layer alone"
+    where = "on the search split, by the share of channels removed from that layer alone (the nearest allowed)"
     return f"{said} {where}; dense {figure(record, record.dense)}", rows
 
 

@@ -72,7 +72,8 @@ def test_a_table_and_three_files_without_budget_or_search(spec: Path, tmp_path: 
     assert lines[0].split() == ["layer", "channels", *(f"0.{tenth}" for tenth in range(1, 10))]
     assert [line.split()[:2] for line in lines[1:4]] == [["layer0", "10"], ["layer1", "10"], ["layer2", "10"]]
     assert lines[4] == (
-        "top-1 accuracy in % on the search split, by the share of channels removed from that layer alone; dense 100.0 %"
+        "top-1 accuracy in % on the search split, by the share of channels removed from that layer alone (the nearest "
+        "allowed); dense 100.0 %"
     )
     assert "28/28 measurements" in outcome.stderr
     record = SensitivityRecord.model_validate_json((out / "sensitivity.json").read_bytes())
