@@ -10,10 +10,13 @@ from pydantic import Field
 from agents.base import Agent
 from agents.cma_es import CMAES
 from agents.ddpg import DDPG
+from agents.given_plan import GivenPlan
 from agents.local_search import LocalSearch
+from agents.netadapt import NetAdapt
 from agents.random_search import RandomSearch
 from agents.reconstruction import Reconstruction
 from agents.sac import SAC
+from agents.sensitivity import Sensitivity
 from agents.surrogate import SurrogateSearch
 from agents.td3 import TD3
 from agents.uniform import Uniform
@@ -23,9 +26,12 @@ AGENTS: Mapping[str, type[Agent]] = {
     "cma_es": CMAES,
     "ddpg": DDPG,
     "local_search": LocalSearch,
+    "netadapt": NetAdapt,
+    "plan": GivenPlan,
     "random": RandomSearch,
     "reconstruction": Reconstruction,
     "sac": SAC,
+    "sensitivity": Sensitivity,
     "surrogate": SurrogateSearch,
     "td3": TD3,
     "uniform": Uniform,
@@ -33,6 +39,17 @@ AGENTS: Mapping[str, type[Agent]] = {
 
 #: any of them, told apart by `kind`: the type of a field that holds an agent
 AnyAgent = Annotated[
-    CMAES | DDPG | LocalSearch | RandomSearch | Reconstruction | SAC | SurrogateSearch | TD3 | Uniform,
+    CMAES
+    | DDPG
+    | LocalSearch
+    | NetAdapt
+    | GivenPlan
+    | RandomSearch
+    | Reconstruction
+    | SAC
+    | Sensitivity
+    | SurrogateSearch
+    | TD3
+    | Uniform,
     Field(discriminator="kind"),
 ]

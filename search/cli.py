@@ -16,6 +16,7 @@ import click
 
 from search.cli_errors import FAILED, INTERRUPTED, USAGE, clear_errors, fail
 from search.cli_lut import lut
+from search.cli_sensitivity import sensitivity
 
 if TYPE_CHECKING:
     from search.progress import OnJobProgress, SetUpProgress, TrialProgress
@@ -118,6 +119,7 @@ def export(folder: Path, out: Path, agent: str | None, seed: int | None) -> None
 
 
 main.add_command(lut)
+main.add_command(sensitivity)
 
 
 @main.group()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from search.cli_errors import FAILED, clear_errors, fail
+from search.cli_progress import progress_line
 
 if TYPE_CHECKING:
     from amc_env.evaluation import NetworkProblem
     from hw.latency_table import LatencyTable
-    from hw.profiling import OnProgress
     from search.spec_models import Spec
 
 _FILE = click.Path(path_type=Path)
@@ -54,7 +53,7 @@ def build(spec: Path, out: Path, overrides: tuple[str, ...]) -> None:
                 latency.conditions,
                 TableSize(latency.levels, latency.random, latency.seconds),
                 journal=journal,
-                on_progress=_line("networks"),
+                on_progress=progress_line("networks"),
             )
         except ValueError as error:
             fail(error, FAILED)
@@ -115,7 +114,7 @@ def verify(
         loaded = _load(table)
         _, problem = _problem(spec, overrides)
         try:
-            checked = verify_table(problem, loaded, policies, seed=seed, on_progress=_line("networks"))
+            checked = verify_table(problem, loaded, policies, seed=seed, on_progress=progress_line("networks"))
         except ValueError as error:
             fail(error, FAILED)
         if plot is not None:
@@ -218,17 +217,3 @@ def _layers(table: LatencyTable) -> str:
     return "\n".join(
         f"{row[0].ljust(widths[0])}  {row[1].rjust(widths[1])}  {row[2].rjust(widths[2])}  {row[3]}" for row in rows
     )
-
-
-def _line(what: str) -> OnProgress:
-    """Progress on standard error: one line that is overwritten in a terminal, else a line now and then."""
-    from search.figures import duration
-
-    terminal = sys.stderr.isatty()
-
-    def tell(done: int, total: int, left: float) -> None:
-        rest = f", {duration(left)} left" if left == left and done < total else ""
-        text = f"{done}/{total} {what}{rest}"
-        click.echo(f"\r{text:<60}" if terminal else text, err=True, nl=not terminal or done == total)
-
-    return tell

@@ -52,7 +52,7 @@ def objective_label(objective: str) -> str:
     """How tables name the error of an objective: "top5 error", "agreement (nats)", "module:function"."""
     if ":" in objective:
         return objective
-    if _is_top_k(objective):
+    if is_top_k(objective):
         return f"{objective} error"
     return f"{objective} ({find_objective(objective).unit})"
 
@@ -61,8 +61,9 @@ def error_text(objective: str, error: float | None) -> str:
     """An error of the objective for people: of top-k a percentage, else four significant digits."""
     if error is None:
         return NONE
-    return percent(error) if _is_top_k(objective) else f"{error:.4g}"
+    return percent(error) if is_top_k(objective) else f"{error:.4g}"
 
 
-def _is_top_k(objective: str) -> bool:
+def is_top_k(objective: str) -> bool:
+    """Whether its errors are fractions of the images."""
     return objective.startswith("top") and ":" not in objective

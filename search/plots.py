@@ -116,7 +116,7 @@ def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
 def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 400) -> str:
     """Accuracy on the search split (the error if the network does not classify) against one cost, relative to dense.
 
-    All whole evaluations within the budgets as faint points, winners as bold markers, the budget, the dense network and
+    All whole evaluations that were scored as faint points, winners as bold markers, the budget, the dense network and
     the Pareto front. The axis goes up to the dense network's cost only if the evaluations come near it.
     """
     dense, level = results.dense.costs[cost], _height(results, results.dense) or 0.0

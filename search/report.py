@@ -15,6 +15,7 @@ from search.interval_plot import interval_plot
 from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, has_repeats, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
+from search.sensitivity_report import sensitivity_sections
 from search.standing import standing
 from search.svg import colour, marker
 from search.tables import agents_of, budgeted_costs, compare, display_table, winner
@@ -35,7 +36,8 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _intervals(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_latency(results), _layers(results), _failures(results), _provenance(results)]
+    sections += [_latency(results), _layers(results), sensitivity_sections(results)]
+    sections += [_failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -131,8 +133,8 @@ def _ratios(results: Results) -> str:
 def _cost(results: Results, cost: str) -> str:
     return _section(
         f"{score_name(results)} against {cost_label(cost)}",
-        "Every whole evaluation within the budgets, scored on the search split; the large markers are the best "
-        "policies, the thin line is the Pareto front, dotted the budget.",
+        "Every whole evaluation that was scored on the search split; those beyond a budget are steps of a heuristic on "
+        "its way. The large markers are the best policies, the thin line is the Pareto front, dotted the budget.",
         _legend(results)
         + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
     )

@@ -53,6 +53,7 @@ tr.dense td { color: var(--soft); }
 td.bar { width: 22%; padding-left: 18px; }
 td.bar i { display: block; height: 9px; border-radius: 2px; background: currentColor; min-width: 1px; }
 .layers td { padding-top: 4px; padding-bottom: 4px; }
+td.heat { min-width: 52px; padding-right: 8px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 10px; padding: 0; list-style: none;
   font-size: 14px; }
 .swatch { width: 14px; height: 14px; margin-right: 7px; vertical-align: -2px; }
@@ -91,6 +92,7 @@ svg .grid { stroke: var(--grid); }
 svg .base { stroke: var(--rule); }
 svg .band { fill: currentColor; opacity: 0.14; }
 svg .curve { fill: none; stroke: currentColor; stroke-width: 2.2; stroke-linejoin: round; }
+svg .curve.thin { stroke-width: 1.6; }
 svg .once { stroke: currentColor; stroke-width: 2; stroke-dasharray: 6 5; }
 svg .interval { fill: currentColor; opacity: 0.26; }
 svg .cloud { fill: none; stroke: currentColor; stroke-width: 5; stroke-linecap: round; opacity: 0.3; }
