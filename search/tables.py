@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -43,6 +43,8 @@ class Row:
         costs: of the winner, in the unit of each cost.
         relative_costs: the same as fractions of the dense network's.
         seconds: sum over the finished trials.
+        fine_tuned_accuracy, fine_tuned_error: of the winner on the test split after its fine-tuning; of the dense
+            network, if it was trained too.
     """
 
     job: str
@@ -71,6 +73,8 @@ class Row:
     costs: Mapping[str, float]
     relative_costs: Mapping[str, float]
     seconds: float
+    fine_tuned_accuracy: float | None = None
+    fine_tuned_error: float | None = None
 
     @property
     def state(self) -> str:
@@ -138,7 +142,8 @@ def budgeted_costs(results: Results) -> tuple[str, ...]:
 
 def compare(results: Sequence[Results]) -> list[Row]:
     """Per job a row for the dense network and one for each agent, in the order of the job."""
-    return [row for job in results for row in (_dense_row(job), *(_agent_row(job, agent) for agent in agents_of(job)))]
+    rows = [(job, row) for job in results for row in (_dense_row(job), *(_agent_row(job, a) for a in agents_of(job)))]
+    return [_with_fine_tuned(job, row) for job, row in rows]
 
 
 def format_rows(rows: Sequence[Row], format: TableFormat = "table") -> str:  # noqa: A002 - the option's name
@@ -164,6 +169,8 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         columns["stopped"] = lambda row: NONE if row.kind == "dense" else f"{row.stopped:,}"
     columns["best reward"] = lambda row: NONE if row.best_reward is None else f"{row.best_reward:.4f}"
     columns |= _score_columns(rows)
+    if any(row.fine_tuned_error is not None for row in rows):
+        columns["fine-tuned"] = _fine_tuned_text
     for cost in _cost_names(rows):
         columns[cost_label(cost)] = partial(_cost_of, cost)
     columns["time"] = lambda row: NONE if row.kind == "dense" else duration(row.seconds)
@@ -226,6 +233,21 @@ def _agent_row(results: Results, agent: str) -> Row:
     )
 
 
+def _with_fine_tuned(results: Results, row: Row) -> Row:
+    """The row with what fine-tuning made of its network."""
+    record = results.finetune
+    if record is None:
+        return row
+    if row.kind == "dense":
+        tuned = record.dense
+    else:
+        tuned = next((each for each in record.winners if (each.agent, each.seed) == (row.agent, row.best_seed)), None)
+    after = None if tuned is None else tuned.after
+    if after is None:
+        return row
+    return replace(row, fine_tuned_accuracy=after.test_accuracy, fine_tuned_error=after.test_error)
+
+
 def _spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample deviation of what is known."""
     known = [value for value in values if value is not None]
@@ -256,6 +278,12 @@ def _search_error(objective: str, row: Row) -> str:
 
 def _test_error(objective: str, row: Row) -> str:
     return error_text(objective, row.test_error if row.objective == objective else None)
+
+
+def _fine_tuned_text(row: Row) -> str:
+    if row.fine_tuned_accuracy is not None:
+        return percent(row.fine_tuned_accuracy)
+    return error_text(row.objective, row.fine_tuned_error)
 
 
 def _error_mean_and_std(objective: str, row: Row) -> str:
