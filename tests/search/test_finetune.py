@@ -113,7 +113,7 @@ def test_a_job_shows_its_winners_before_and_after(spec: Path, tmp_path: Path) ->
     assert cells[1][headings.index("fine-tuned")] == f"{100 * (rows['random'].fine_tuned_accuracy or 0.0):.2f} %"
     page = render_report(results)
     assert "<h2>Fine-tuning</h2>" in page
-    assert "SGD for 2 epochs on 300 images (digits training images, 600 of 897 drawn with seed 0), batch 64" in page
+    assert "SGD for 4 epochs on 600 images (digits training images, 600 of 897 drawn with seed 0), batch 64" in page
     assert "all trials are finished, nothing to resume" in amc("resume", job).output
 
 
@@ -141,12 +141,12 @@ def test_an_interrupted_fine_tuning_goes_on_and_comes_to_the_same(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert amc("run", spec, "--out", whole).exit_code == 0
-    calls: list[int] = []
+    calls, stops = list[int](), [55]  # in the second epoch of the second network
 
     def interrupted(*arguments: Any, on_progress: Callable[[Any], None], **options: Any) -> TrainingLog:
         def stop(progress: Any) -> None:
             calls.append(progress.step)
-            if len(calls) == 55:  # in the second epoch of the second network
+            if [len(calls)] == stops:
                 raise KeyboardInterrupt
 
         return fine_tune(*arguments, on_progress=stop, **options)
@@ -159,6 +159,7 @@ def test_an_interrupted_fine_tuning_goes_on_and_comes_to_the_same(
     assert (parts / "report.html").exists()
     assert {path.name for path in (parts / "finetune" / "uniform-seed0").iterdir()} == {"start.pt", "checkpoint.pt"}
     calls.clear()
+    stops.clear()
     monkeypatch.setattr(search.job, "_search", None)  # no trial runs again
     assert amc("resume", parts).exit_code == 0
     assert calls[0] == 11
