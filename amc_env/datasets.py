@@ -7,6 +7,8 @@ How images are drawn, for every kind:
 * The images are put in the order of one permutation of `numpy.random.default_rng(seed)`. The search split is its
   beginning and the test split its end, so a larger search split leaves the test split as it was. Calibration images
   are the beginning of the permuted training images; without training images they follow the search split.
+* Images for fine-tuning are the beginning of the permuted training images too; without training images, of what lies
+  between the search and the test split. Calibration images are among them.
 * What was drawn from how many stands in `Split.source`. Too few images are an error, never a smaller split.
 
 | kind | path | images | preprocessing unless told |
@@ -138,16 +140,57 @@ def load_splits(
         ValueError: unknown kind, an option that the kind has not, too few images, malformed data.
         FileNotFoundError: there is no data at `path`.
     """
-    if kind not in KINDS:
-        close = difflib.get_close_matches(kind, KINDS, n=1)
+    pools = _read(_Request(kind, path, labels, resize, crop, download))
+    return _draw(pools, sizes, preprocessing or KINDS[kind].preprocessing)
+
+
+def load_training(
+    kind: str,
+    sizes: SplitSizes,
+    images: int | None = None,
+    path: Path | None = None,
+    labels: Path | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    download: bool = False,
+) -> Split:
+    """Read a data set and draw the images for fine-tuning; none of them is in the search or the test split.
+
+    Args:
+        kind, path, labels, resize, crop, download: as of `load_splits`.
+        sizes: as of `load_splits`.
+        images: how many; None: all that there are.
+
+    Raises:
+        ValueError, FileNotFoundError: as of `load_splits`.
+    """
+    pools = _read(_Request(kind, path, labels, resize, crop, download))
+    pool = pools.training or pools.test
+    order = np.random.default_rng(sizes.seed).permutation(len(pool.labels))
+    if pools.training is None:
+        order = order[sizes.search : max(sizes.search, len(order) - sizes.test)]
+    wanted = len(order) if images is None else images
+    if not 1 <= wanted <= len(order):
+        raise ValueError(
+            f"finetune: {max(1, wanted)} images asked for, but {pool.name} has {len(order)} that are in neither search "
+            f"nor test split; ask for fewer"
+        )
+    return pool.split(order[:wanted], sizes.seed)
+
+
+def _read(request: _Request) -> _Pools:
+    if request.kind not in KINDS:
+        close = difflib.get_close_matches(request.kind, KINDS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"data: unknown kind {kind!r}; known: {', '.join(KINDS)}{hint}")
-    request = _Request(kind, path, labels, resize, crop, download)
-    surplus = request.given() - KINDS[kind].options
+        raise ValueError(f"data: unknown kind {request.kind!r}; known: {', '.join(KINDS)}{hint}")
+    kind = KINDS[request.kind]
+    surplus = request.given() - kind.options
     if surplus:
-        takes = ", ".join(sorted(KINDS[kind].options)) or "no options"
-        raise ValueError(f"{kind}: takes {takes}, got {', '.join(sorted(surplus))}; leave out what it does not take")
-    return _draw(KINDS[kind].read(request), sizes, preprocessing or KINDS[kind].preprocessing)
+        takes = ", ".join(sorted(kind.options)) or "no options"
+        raise ValueError(
+            f"{request.kind}: takes {takes}, got {', '.join(sorted(surplus))}; leave out what it does not take"
+        )
+    return kind.read(request)
 
 
 def digits_arrays() -> tuple[Images, Labels, Images, Labels]:

@@ -30,6 +30,8 @@ from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make
 from amc_env.pruning.trace import trace_channels
 from amc_env.settings import EvaluationSettings, PruningSettings, find_device
 from amc_env.splits import DataSplits, Split
+from amc_env.training.finetune import check_trainable, fine_tune
+from amc_env.training.recipe import FineTuneSettings
 from amc_env.weights import weights_digest
 from hw.cost import CostModel
 
@@ -57,7 +59,8 @@ class NetworkProblem(PruningProblem):
     Raises:
         UntraceableNetworkError: the network's channels cannot be traced.
         InfeasibleBudgetError: no policy meets a budget.
-        ValueError: nothing can be removed, or the objective or the device is not there.
+        ValueError: nothing can be removed, the objective or the device is not there, or networks are to be fine-tuned
+            and the calibration images have no class indices.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class NetworkProblem(PruningProblem):
         self.settings = settings
         self.evaluation = evaluation
         self.objective = find_objective(evaluation.objective, evaluation.folder)
+        if evaluation.finetune.steps > 0:
+            check_trainable(data.calibration, self._recipe)
         example = self._images(data.search, slice(0, 2))
         self.graph = trace_channels(self.network, example)
         check_surgery(self.network, self.graph, example)
@@ -129,6 +134,8 @@ class NetworkProblem(PruningProblem):
         give_up_at = self.hopeless_error(widths) if self.evaluation.stop_early else None
         if tuple(widths) == self.dense_widths:  # it is not repaired: others cannot build on its activations
             return self._score(self._thin(widths), "search", give_up_at=give_up_at)
+        if self.evaluation.finetune.steps > 0:
+            self.forget_activations()  # layers that are taken over are not fitted: such a network cannot be trained
         reuse = self._activations.begin(widths)
         score = self._score(self._thin(widths, reuse), "search", reuse, give_up_at)
         if score.fraction == 1.0:
@@ -243,6 +250,18 @@ class NetworkProblem(PruningProblem):
         """Outputs of the dense network on the splits that were scored, batch by batch."""
         return {}
 
+    @property
+    def _recipe(self) -> FineTuneSettings:
+        """Of the short fine-tuning: by labels if the objective reads them, else by the dense network's outputs."""
+        short = self.evaluation.finetune
+        return FineTuneSettings(
+            steps=short.steps,
+            batch=short.batch,
+            learning_rate=short.learning_rate,
+            distillation=0.0 if self.objective.classifies else 1.0,
+            temperature=1.0,
+        )
+
     def _thin(self, widths: Widths, reuse: Reuse | None = None) -> nn.Module:
         """The repaired thin network: the final one, or with `reuse` the one that a search scores."""
         kept = self._kept(widths)
@@ -257,6 +276,15 @@ class NetworkProblem(PruningProblem):
         if self.evaluation.recalibrates:
             batches = (images for images, _ in self._batches(self.data.calibration, _CALIBRATION_BATCH))
             recalibrate_batchnorm(thin, batches, thin if reuse is None else reuse.forward(thin, "recalibration"))
+        if self.evaluation.finetune.steps > 0:
+            fine_tune(
+                thin,
+                self.data.calibration,
+                self.data.preprocessing,
+                self._recipe,
+                teacher=self.network if self._recipe.distillation > 0.0 else None,
+                device=self.device,
+            )
         return thin
 
     def _score(

@@ -39,6 +39,33 @@ class PruningSettings:
 
 
 @dataclass(frozen=True)
+class ShortFineTuning:
+    """A few steps of training after each repair, as NetAdapt (arXiv 1804.03230) trains each proposal.
+
+    They are taken on the calibration images, by SGD with the defaults of `FineTuneSettings` and seed 0, so that the
+    same widths always give the same network, in a search as in the end.
+
+    Attributes:
+        steps: 0 for none.
+        learning_rate: the first; it falls by half a cosine to 0.
+        batch: images of a step, at least 2.
+    """
+
+    steps: int = 0
+    learning_rate: float = 0.01
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"finetune: steps: expected at least 0, got {self.steps}")
+        if self.learning_rate <= 0.0 or self.batch < 2:
+            raise ValueError(
+                f"finetune: expected a learning rate above 0 and a batch of at least 2, got {self.learning_rate} and "
+                f"{self.batch}"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """How a pruned network is evaluated.
 
@@ -58,6 +85,7 @@ class EvaluationSettings:
             at once are all compared with the best before them.
         dtype: of the scored network's weights and activations.
         device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
+        finetune: steps of training after the repair.
     """
 
     fidelity: Fidelity = "sequential"
@@ -69,6 +97,7 @@ class EvaluationSettings:
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
+    finetune: ShortFineTuning = ShortFineTuning()
 
     def __post_init__(self) -> None:
         for name, known in (("fidelity", get_args(Fidelity)), ("dtype", get_args(Dtype))):

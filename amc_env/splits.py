@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def digest(self) -> str:
+        """SHA-256 of types, shapes and bytes of images and labels, in hexadecimal."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -54,10 +63,13 @@ class Preprocessing:
 
     def __call__(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> torch.Tensor:
         """Float32 tensor (n, channels, height, width) of a batch of images."""
-        batch = torch.from_numpy(np.array(images, dtype=np.float32))
-        mean = torch.tensor(self.mean).reshape(1, -1, 1, 1)
-        std = torch.tensor(self.std).reshape(1, -1, 1, 1)
-        batch = (batch / self.scale - mean) / std
+        return self.normalise(torch.from_numpy(np.array(images, dtype=np.float32)))
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """The same of a tensor of pixels, on its device."""
+        mean = torch.tensor(self.mean, device=images.device).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).reshape(1, -1, 1, 1)
+        batch = (images.to(torch.float32) / self.scale - mean) / std
         return batch.flip(-1, -2) if self.rotate_180 else batch
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from torch import nn
 
 from amc_env import zoo
-from amc_env.datasets import SplitSizes, load_splits
+from amc_env.datasets import SplitSizes, load_splits, load_training
 from amc_env.evaluation import NetworkProblem
 from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.pruning.calibration import OnProgress
 from amc_env.settings import PruningSettings
-from amc_env.splits import DataSplits, Preprocessing
+from amc_env.splits import DataSplits, Preprocessing, Split
 from amc_env.toy import ToyProblem
+from amc_env.training.finetune import check_trainable
 from hw.latency_table import LatencyTable
-from search.spec_models import CifarResnet, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
+from search.spec_models import CifarResnet, Data, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
 
 
 class SlowToyProblem(ToyProblem):
@@ -39,16 +41,32 @@ def load_data(spec: Spec) -> DataSplits | None:
     if data is None:
         return None
     preprocessing = data.preprocessing
-    return load_splits(
-        data.kind,
-        SplitSizes(data.calibration_images, data.search_images, data.test_images, data.seed),
-        None if preprocessing is None else Preprocessing(**preprocessing.model_dump()),
-        path=getattr(data, "path", None),
-        labels=getattr(data, "labels", None),
-        resize=getattr(data, "resize", None),
-        crop=getattr(data, "crop", None),
-        download=getattr(data, "download", False),
-    )
+    normalisation = None if preprocessing is None else Preprocessing(**preprocessing.model_dump())
+    return load_splits(data.kind, _sizes(data), normalisation, **_options(data))
+
+
+def load_training_images(spec: Spec) -> Split | None:
+    """The images on which the spec's winners are fine-tuned; None if they are not.
+
+    Raises:
+        ValueError: the data are not as the spec says, or have no labels to train by.
+        OSError: there are none.
+    """
+    if spec.finetune is None or spec.data is None:
+        return None
+    training = load_training(spec.data.kind, _sizes(spec.data), spec.finetune.images, **_options(spec.data))
+    check_trainable(training, spec.finetune.settings())
+    return training
+
+
+def _sizes(data: Data) -> SplitSizes:
+    return SplitSizes(data.calibration_images, data.search_images, data.test_images, data.seed)
+
+
+def _options(data: Data) -> dict[str, Any]:
+    """Where the images are, as far as the kind has such options."""
+    names = ("path", "labels", "resize", "crop", "download")
+    return {name: getattr(data, name) for name in names if hasattr(data, name)}
 
 
 def build_problem(spec: Spec, data: DataSplits | None = None, table: LatencyTable | None = None) -> PruningProblem:

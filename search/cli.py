@@ -198,18 +198,20 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
 
 
 class _SetUpLines:
-    """Says once that a job is calibrating, if there is anything to measure, and once that it measures latency."""
+    """Says once that a job calibrates, if there is anything to measure, or measures latency, and what it trains."""
 
     def __init__(self) -> None:
-        self._said: set[type] = set()
+        self._said: set[object] = set()
 
     def __call__(self, progress: TrialProgress | SetUpProgress) -> None:
-        from search.progress import CalibrationProgress, LatencyProgress
+        from search.progress import CalibrationProgress, FineTuneProgress, LatencyProgress
 
         calibrating = isinstance(progress, CalibrationProgress) and progress.done < progress.layers
-        if type(progress) not in self._said and (calibrating or isinstance(progress, LatencyProgress)):
+        stage = progress.name if isinstance(progress, FineTuneProgress) else type(progress)
+        told = calibrating or isinstance(progress, LatencyProgress | FineTuneProgress)
+        if told and stage not in self._said:
             click.echo(progress, err=True)
-            self._said.add(type(progress))
+            self._said.add(stage)
 
 
 def _conclude(results: Results, folder: Path) -> None:

@@ -17,8 +17,10 @@ from torch import nn
 from amc_env.evaluation import NetworkProblem
 from amc_env.policy import PruningPolicy
 from amc_env.pruning.surgery import apply_plan
+from amc_env.weights import load_weights
 from hw.runtimes.onnx_runtime import exporting_quietly
 from search.build import build_problem, build_untrained
+from search.finetune_job import fine_tuned
 from search.job import load_results
 from search.latency_job import job_table
 from search.results import PolicyRecord, Results, TrialRecord
@@ -39,6 +41,8 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
     weights.pt: its state_dict. model.onnx: float32, any batch size, checked in onnxruntime against the network.
     card.json: spec, seeds, versions, digests, costs, accuracies on both splits.
 
+    A policy that the job fine-tuned is exported with the fine-tuned weights, and `fine_tuned` of the card says so.
+
     Raises:
         ExportError: no such winner, `out` exists, or a check failed; then nothing is written.
     """
@@ -49,11 +53,15 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
     problem = build_problem(Spec.model_validate(results.spec), table=job_table(job))
     if not isinstance(problem, NetworkProblem):
         raise ExportError("the job searched the toy problem, which has no network to export")
-    network = problem.prune(winner.widths).to(memory_format=torch.contiguous_format)
     costs = problem.costs(winner.widths)
     if costs != winner.costs:
         raise ExportError(f"the network now costs {costs}, but was scored at {winner.costs}; was its code changed?")
-    test = problem.measure(winner.widths, "test")
+    tuned = fine_tuned(results, winner.widths)
+    network = problem.prune(winner.widths)
+    if tuned is not None:
+        load_weights(network, job / "finetune" / tuned.folder / "weights.pt")
+    test = problem.measure_network(network, "test")
+    network.to(memory_format=torch.contiguous_format)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(out) as folder:
         PruningPolicy(winner.ratios).save(folder / "policy.json")
@@ -64,6 +72,7 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
         card = make_card(results, trial, winner) | {
             "test_error_at_export": test.error,
             "test_accuracy_at_export": test.accuracy,
+            "fine_tuned": None if tuned is None else tuned.model_dump(mode="json"),
             "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
         }
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))

@@ -8,6 +8,7 @@
 - `DIR/trials/<agent>-seed<k>/error.txt`: if it failed
 - `DIR/attempts/<n>/`: what Ray Tune keeps of the n-th attempt
 - `DIR/latency.json`, `latency.journal`, `rounds/<n>/`: see `search.latency_job`
+- `DIR/finetune/<agent>-seed<k>/`: see `search.finetune_job`
 - `DIR/lock`: locked by the process that runs the job
 """
 
@@ -27,12 +28,13 @@ from pydantic import ValidationError
 from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.evaluation import NetworkProblem
 from amc_env.problem import Decision, PruningProblem
-from amc_env.splits import DataSplits
+from amc_env.splits import DataSplits, Split
 from amc_env.weights import weights_digest
 from hw.files import write_atomically
 from hw.latency_table import LatencyTable
-from search.build import build_problem, calibrate, load_data, measure_test
+from search.build import build_problem, calibrate, load_data, load_training_images, measure_test
 from search.errors import UserError
+from search.finetune_job import fine_tune_winners
 from search.latency_job import finish_refinement, given_table, provide_table, put_aside, time_policies
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
@@ -66,6 +68,7 @@ class _Job:
     problem: PruningProblem
     address: str | None
     table: LatencyTable | None = None
+    training: Split | None = None
 
 
 def _ignore(progress: TrialProgress | SetUpProgress) -> None:
@@ -86,7 +89,7 @@ def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJo
 
     Raises:
         JobError: the folder is in use, or network, data, budget or resources are not as the spec needs them.
-        KeyboardInterrupt: a signal came before the first trial.
+        KeyboardInterrupt: a signal came before the first trial, or after the last.
     """
     _refuse_used(out)
     job = _prepare(spec, address)
@@ -101,7 +104,7 @@ def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgr
     """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
     spec = job_spec(folder)
     with _locked(folder):
-        done = (folder / "results.json").exists() and _is_done(load_results(folder))
+        done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
         if done and not _pending(spec, folder) and (folder / "report.html").exists():
             raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
         return _run(_prepare(spec, address), folder.resolve(), on_progress)
@@ -154,7 +157,7 @@ def _prepare(spec: Spec, address: str | None) -> _Job:
         data = load_data(spec)
         problem = build_problem(spec, data, given_table(spec))
         _check_agents(spec, problem)
-        return _Job(spec, data, problem, address)
+        return _Job(spec, data, problem, address, training=load_training_images(spec))
     except (ValueError, OSError) as error:
         raise JobError(str(error)) from error
 
@@ -194,17 +197,36 @@ def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
                 calibrate(job.problem, job.spec, lambda done, layers: on_progress(CalibrationProgress(done, layers)))
                 _search(job, folder, pending, on_progress)
         results = _with_trials(begun, job.spec, folder)
-        if results.status == "finished" and job.table is not None and isinstance(job.problem, NetworkProblem):
+        timed = results.latency is not None
+        if not timed and results.status == "finished" and job.table and isinstance(job.problem, NetworkProblem):
             record = time_policies(job.spec, job.problem, job.table, results.trials, folder, on_progress)
             results = results.model_copy(update={"latency": record})
             corrected = _corrected(job, folder, results)
             if corrected is not None:
                 job = corrected
                 continue
-        results = results.model_copy(update={"seconds": begun.seconds + time.monotonic() - started})
-        _save(results, folder)
-        write_report(results, folder / "report.html")
+        results = _conclude(results, begun, started, folder)
+        if job.training is None or results.status != "finished":
+            return results
+        return _conclude(_fine_tuned(job, job.training, results, folder, on_progress), begun, started, folder)
+
+
+def _conclude(results: Results, begun: Results, started: float, folder: Path) -> Results:
+    """Write results and report of a job that began again at `started`."""
+    results = results.model_copy(update={"seconds": begun.seconds + time.monotonic() - started})
+    _save(results, folder)
+    write_report(results, folder / "report.html")
+    return results
+
+
+def _fine_tuned(job: _Job, training: Split, results: Results, folder: Path, on_progress: OnJobProgress) -> Results:
+    if job.spec.finetune is None or not isinstance(job.problem, NetworkProblem):
         return results
+    try:
+        record = fine_tune_winners(job.spec.finetune, job.problem, training, results, folder, on_progress)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    return results.model_copy(update={"finetune": record})
 
 
 def _corrected(job: _Job, folder: Path, results: Results) -> _Job | None:
@@ -249,7 +271,8 @@ def _begin(job: _Job, folder: Path) -> Results:
         _save(begun, folder)
         return begun
     begun = Results.model_validate_json(path.read_text())
-    begun = begun.model_copy(update={"latency": None})
+    stale = ("latency", "finetune") if _pending(job.spec, folder) else ("finetune",)
+    begun = begun.model_copy(update=dict.fromkeys(stale))
     changed = [name for name, value in identity.items() if getattr(begun, name) != value]
     if Spec.model_validate(begun.spec) != job.spec:  # not by spec_id: a newer release may add keys with defaults
         changed.append("spec")
@@ -330,8 +353,10 @@ def job_status(trials: tuple[TrialRecord, ...]) -> JobStatus:
     return "failed" if states == {"failed"} else "finished"
 
 
-def _is_done(results: Results) -> bool:
-    return results.status == "finished" and (results.latency is not None or "latency_ms" not in results.dense.costs)
+def _is_done(results: Results, spec: Spec) -> bool:
+    timed = results.latency is not None or not spec.needs_table
+    tuned = results.finetune is not None or spec.finetune is None
+    return results.status == "finished" and timed and tuned
 
 
 def _pending(spec: Spec, folder: Path) -> list[str]:

@@ -60,8 +60,35 @@ class LatencyProgress:
         return f"measuring latency: {self.done}/{self.networks} networks{left}"
 
 
+@dataclass(frozen=True)
+class FineTuneProgress:
+    """Where the fine-tuning of the winners stands; comes after all trials.
+
+    Attributes:
+        name: of the network that is trained, e.g. "ddpg-seed0".
+        index, networks: the how many-eth of how many it is.
+        step, steps: of its training.
+        loss: of the last batch.
+        seconds_left: of all networks.
+    """
+
+    name: str
+    index: int
+    networks: int
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        return (
+            f"fine-tuning {self.name} ({self.index}/{self.networks}): step {self.step}/{self.steps}, "
+            f"loss {self.loss:.4f}, {_clock(self.seconds_left)} left"
+        )
+
+
 OnProgress = Callable[[TrialProgress], None]
-SetUpProgress = CalibrationProgress | LatencyProgress
+SetUpProgress = CalibrationProgress | LatencyProgress | FineTuneProgress
 OnJobProgress = Callable[[TrialProgress | SetUpProgress], None]
 
 
@@ -93,7 +120,7 @@ class LiveProgress:
             if self._set_up or progress.done < progress.layers:
                 self._set_up = progress
             return
-        if isinstance(progress, LatencyProgress):
+        if isinstance(progress, LatencyProgress | FineTuneProgress):
             self._set_up = progress
             return
         self._set_up = None

@@ -11,6 +11,7 @@ import yaml
 
 from hw.files import write_atomically
 from search.figures import cost_label, duration, human, percent
+from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict
 from search.interval_plot import interval_plot
 from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, has_repeats, progress_plot, ratios_plot, score_name
@@ -36,7 +37,7 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _intervals(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_latency(results), _layers(results), sensitivity_sections(results)]
+    sections += [_fine_tuning(results), _latency(results), _layers(results), sensitivity_sections(results)]
     sections += [_failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -138,6 +139,16 @@ def _cost(results: Results, cost: str) -> str:
         _legend(results)
         + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
     )
+
+
+def _fine_tuning(results: Results) -> str:
+    record = results.finetune
+    if record is None:
+        return ""
+    headings, cells = fine_tuning_table(results, record)
+    body = [_row(headings, [*map(_escape, line)], "dense" if line[0] == "dense" else "") for line in cells]
+    said = "".join(f'<p class="caption">{_prose(line)}</p>' for line in fine_tuning_verdict(results, record))
+    return _section("Fine-tuning", fine_tuning_caption(results, record), _table(headings, body) + said)
 
 
 def _latency(results: Results) -> str:

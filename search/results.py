@@ -211,6 +211,62 @@ class LatencyRecord(Record):
     staircases: tuple[StaircaseRecord, ...]
 
 
+class SplitScores(Record):
+    """Of one network: the objective's error and top-1 on both splits, the latter null if it does not classify."""
+
+    search_error: float
+    test_error: float
+    search_accuracy: float | None
+    test_accuracy: float | None
+
+
+class FineTunedRecord(Record):
+    """A network before and after its fine-tuning.
+
+    Attributes:
+        agent, seed: of the trial whose best policy it is; "dense" and the recipe's seed for the dense network.
+        widths: of the decisions.
+        folder: in the job's folder `finetune`, with `weights.pt`; trials that found the same policy share it.
+        after: null if the training diverged.
+        steps: batches trained.
+        losses: mean loss of each epoch.
+        seconds: of training.
+        error: why there is no network; null if there is.
+    """
+
+    agent: str
+    seed: int
+    widths: tuple[int, ...]
+    folder: str
+    before: SplitScores
+    after: SplitScores | None
+    steps: int
+    losses: tuple[float, ...]
+    seconds: float
+    error: str | None = None
+
+
+class FineTuneRecord(Record):
+    """What became of a job's winners when they were fine-tuned, all by the recipe of the spec.
+
+    Attributes:
+        images, digest: trained on in each epoch, from `source`; a SHA-256 of them and their labels.
+        crop_padding, flip: pixels of random shift, and whether images were mirrored.
+        threads: of the training.
+        winners: in the order of the trials; there is none for an agent without a feasible policy.
+        dense: the dense network by the same recipe, if the spec asks for it.
+    """
+
+    images: int
+    source: str
+    digest: str
+    crop_padding: int
+    flip: bool
+    threads: int
+    winners: tuple[FineTunedRecord, ...]
+    dense: FineTunedRecord | None
+
+
 class Results(Record):
     """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions."""
 
@@ -230,3 +286,4 @@ class Results(Record):
     trials: tuple[TrialRecord, ...]
     versions: dict[str, str]
     latency: LatencyRecord | None = None
+    finetune: FineTuneRecord | None = None

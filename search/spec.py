@@ -54,6 +54,7 @@ evaluation:
   stop_early: false    # stop scoring a plan as soon as it cannot become the best
   dtype: float32       # or bfloat16
   device: auto         # a GPU if there is one; or cpu, cuda
+  # finetune: {steps: 10}   # train each network of the search for so many batches of calibration images
 
 reward: error          # or error_macs, error_weights
 
@@ -65,6 +66,9 @@ agents:
   - kind: random
 seeds: [0, 1, 2]       # each agent runs once per seed
 evaluations: 70        # of each trial
+
+# Train each agent's best policy when all trials are finished, on the training images, and compare before and after:
+# finetune: {epochs: 10, learning_rate: 0.01}
 
 resources:
   trials_in_parallel: null   # as many as there are CPUs for

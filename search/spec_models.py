@@ -16,7 +16,8 @@ from amc_env.budget import parse_limit
 from amc_env.objectives import find_objective
 from amc_env.problem import RewardForm
 from amc_env.pruning.criteria import Criterion
-from amc_env.settings import Dtype, EvaluationSettings, Fidelity
+from amc_env.settings import Dtype, EvaluationSettings, Fidelity, ShortFineTuning
+from amc_env.training.recipe import FineTuneSettings, Schedule
 from hw.cost import COST_MODELS
 from hw.host import RUNTIME_NAMES, Conditions
 from hw.latency_table import LatencyTable
@@ -162,6 +163,14 @@ class Pruning(_Part):
     keep: tuple[str, ...] = ()
 
 
+class ShortFinetune(_Part):
+    """Training after each repair; see `amc_env.settings.ShortFineTuning`."""
+
+    steps: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=0.01, gt=0)
+    batch: int = Field(default=128, ge=2)
+
+
 class Evaluation(_Part):
     """How a pruned network is evaluated; see `amc_env.settings.EvaluationSettings`.
 
@@ -179,6 +188,7 @@ class Evaluation(_Part):
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
+    finetune: ShortFinetune = ShortFinetune()
 
     @model_validator(mode="after")
     def _usable(self) -> Evaluation:
@@ -195,7 +205,8 @@ class Evaluation(_Part):
         Raises:
             ValueError: the values do not go together.
         """
-        return EvaluationSettings(**self.model_dump())
+        short = ShortFineTuning(**self.finetune.model_dump())
+        return EvaluationSettings(**{**self.model_dump(), "finetune": short})
 
 
 class Latency(_Part):
@@ -233,6 +244,53 @@ class Latency(_Part):
     @property
     def conditions(self) -> Conditions:
         return Conditions(self.runtime, self.threads, self.batch)
+
+
+class Finetune(_Part):
+    """Training of the winners when all trials are finished, all by one recipe.
+
+    The recipe is that of `amc_env.training.recipe.FineTuneSettings`, with the keys of that class. Beside it:
+
+    Attributes:
+        images: of the training images, how many; by default all, or where a data set has no training images all that
+            are in neither search nor test split.
+        per: "agent": the best policy of each agent on the search split; "trial": that of each trial.
+        dense: train the dense network by the same recipe too, to tell what it gains by the training alone.
+        threads: by default as many as there are CPUs. Another number changes the last digits.
+    """
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch: int = Field(default=128, ge=2)
+    learning_rate: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Schedule = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    distillation: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    crop_padding: int | None = Field(default=None, ge=0)
+    flip: bool | None = None
+    seed: Seed = 0
+    images: Count | None = None
+    per: Literal["agent", "trial"] = "agent"
+    dense: bool = False
+    threads: Count | None = None
+
+    @model_validator(mode="after")
+    def _usable(self) -> Finetune:
+        self.settings()
+        return self
+
+    def settings(self) -> FineTuneSettings:
+        """The recipe.
+
+        Raises:
+            ValueError: the values do not go together.
+        """
+        return FineTuneSettings(**self.model_dump(exclude={"images", "per", "dense", "threads"}))
 
 
 class Resources(_Part):
@@ -278,6 +336,7 @@ class Spec(_Part):
     agents: tuple[AnyAgent, ...]
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     evaluations: Count
+    finetune: Finetune | None = None
     resources: Resources = Resources()
 
     @field_validator("budget")
@@ -322,6 +381,8 @@ class Spec(_Part):
             raise ValueError("evaluation: network 'toy' has a closed-form accuracy; leave the section out")
         if self.network.kind == "toy" and LatencyTable.name in self.budget:
             raise ValueError("budget: the toy problem has no latency, for it has no network")
+        if self.network.kind == "toy" and self.finetune is not None:
+            raise ValueError("finetune: the toy problem has no network to train; leave the section out")
         if self.features == "latency_ms" and LatencyTable.name not in self.budget:
             raise ValueError("features: latency_ms needs a budget on latency_ms")
         if self.reward == "error" and not self.limits:

@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,8 @@ class Row:
         costs: of the winner, in the unit of each cost.
         relative_costs: the same as fractions of the dense network's.
         seconds: sum over the finished trials.
+        fine_tuned_accuracy, fine_tuned_error: of the winner on the test split after its fine-tuning; of the dense
+            network, if it was trained too.
     """
 
     job: str
@@ -86,6 +88,8 @@ class Row:
     costs: Mapping[str, float]
     relative_costs: Mapping[str, float]
     seconds: float
+    fine_tuned_accuracy: float | None = None
+    fine_tuned_error: float | None = None
 
     @property
     def state(self) -> str:
@@ -158,7 +162,8 @@ def compare(results: Sequence[Results]) -> list[Row]:
     rows = []
     for job in results:
         order = ranked(job.trials)
-        rows += [_dense_row(job), *(_agent_row(job, agent, order) for agent in agents_of(job))]
+        jobs = [_dense_row(job), *(_agent_row(job, agent, order) for agent in agents_of(job))]
+        rows += [_with_fine_tuned(job, row) for row in jobs]
     return rows
 
 
@@ -191,6 +196,8 @@ def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     columns |= _score_columns(rows)
     if any(row.improvement is not None for row in rows):
         columns["beats best"] = _improvement
+    if any(row.fine_tuned_error is not None for row in rows):
+        columns["fine-tuned"] = _fine_tuned_text
     for cost in _cost_names(rows):
         columns[cost_label(cost)] = partial(_cost_of, cost)
     columns["time"] = lambda row: NONE if row.kind == "dense" else duration(row.seconds)
@@ -275,6 +282,21 @@ def _named(name: str, estimate: Estimate) -> dict[str, Any]:
     return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
 
 
+def _with_fine_tuned(results: Results, row: Row) -> Row:
+    """The row with what fine-tuning made of its network."""
+    record = results.finetune
+    if record is None:
+        return row
+    if row.kind == "dense":
+        tuned = record.dense
+    else:
+        tuned = next((each for each in record.winners if (each.agent, each.seed) == (row.agent, row.best_seed)), None)
+    after = None if tuned is None else tuned.after
+    if after is None:
+        return row
+    return replace(row, fine_tuned_accuracy=after.test_accuracy, fine_tuned_error=after.test_error)
+
+
 def _spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample deviation of what is known."""
     known = [value for value in values if value is not None]
@@ -310,6 +332,12 @@ def _search_error(objective: str, row: Row) -> str:
 
 def _test_error(objective: str, row: Row) -> str:
     return error_text(objective, row.test_error if row.objective == objective else None)
+
+
+def _fine_tuned_text(row: Row) -> str:
+    if row.fine_tuned_accuracy is not None:
+        return percent(row.fine_tuned_accuracy)
+    return error_text(row.objective, row.fine_tuned_error)
 
 
 def _error_interval(objective: str, row: Row) -> str:

@@ -82,6 +82,8 @@ def score_note(results: Results) -> str:
         return ""
     images, total = min(evaluation["images"], calibration.images), f"{calibration.images:,}"
     said = f"Fidelity {evaluation['fidelity']}, objective {evaluation['objective']}. "
+    if steps := evaluation.get("finetune", {}).get("steps", 0):
+        said += f"After the fit each network is trained for {steps} steps on the calibration images. "
     if evaluation["fidelity"] == "magnitude":
         return f"{said}No weights are fitted; search and test score the same network."
     if evaluation["fidelity"] == "prefix" or images == calibration.images:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from amc_env.datasets import SplitSizes, digits_arrays, load_splits
+from amc_env.datasets import SplitSizes, digits_arrays, load_splits, load_training
 from amc_env.splits import DataSplits, Preprocessing
 
 DATA = os.environ.get("AMC_DATA")
@@ -283,3 +283,32 @@ def test_mnist_from_the_original_files(tmp_path: Path) -> None:
     counts = np.bincount(np.concatenate([splits.search.labels, splits.test.labels]))
     # digits 0..9 among the 10,000 test images
     assert counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_images_for_fine_tuning_are_training_images_the_calibration_among_them() -> None:
+    sizes = SplitSizes(calibration=50, search=100, test=100, seed=3)
+    splits, training = load_splits("digits", sizes), load_training("digits", sizes)
+    assert len(training) == 897
+    np.testing.assert_array_equal(training.images[:50], splits.calibration.images)
+    np.testing.assert_array_equal(load_training("digits", sizes, images=60).labels, training.labels[:60])
+    assert training.source == "digits training images, 897 of 897 drawn with seed 3"
+    with pytest.raises(ValueError, match="finetune: 898 images asked for, but digits training images has 897 that are"):
+        load_training("digits", sizes, images=898)
+
+
+def test_without_training_images_those_between_the_splits_are_for_fine_tuning(tmp_path: Path) -> None:
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1).repeat(2, axis=1)
+    np.savez(tmp_path / "a.npz", test_images=images, test_labels=np.arange(40))
+    sizes = SplitSizes(calibration=5, search=12, test=8)
+    splits = load_splits("npz", sizes, path=tmp_path / "a.npz")
+    training = load_training("npz", sizes, path=tmp_path / "a.npz")
+    held_out = {*splits.search.labels.tolist(), *splits.test.labels.tolist()}
+    assert set(training.labels.tolist()) == set(range(40)) - held_out
+    assert set(splits.calibration.labels.tolist()) <= set(training.labels.tolist())
+    np.testing.assert_array_equal(training.images[:, 0, 0, 0], training.labels)
+    with pytest.raises(
+        ValueError, match=r"finetune: 21 images asked for, but test_images of a\.npz has 20 that are in"
+    ):
+        load_training("npz", sizes, images=21, path=tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"finetune: 1 images asked for, but test_images of a\.npz has 0 that are in"):
+        load_training("npz", SplitSizes(1, 20, 20), path=tmp_path / "a.npz")

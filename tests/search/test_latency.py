@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+import search.finetune_job
 import search.latency
 import search.latency_job
 from amc_env.env import PruningEnv
@@ -351,3 +352,23 @@ def test_lut_build_refuses_what_would_be_lost(folder: Path, tmp_path: Path) -> N
     result = amc("lut", "show", folder / "spec.yaml")
     assert result.exit_code == 1
     assert "not a latency table of format 'amc-latency-table', version 1" in result.output
+
+
+def test_winners_are_not_timed_again_because_their_fine_tuning_was_interrupted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    claim_slow_winners(monkeypatch, [-0.01])  # once
+    spec, job = with_table(folder, tmp_path), tmp_path / "job"
+    with monkeypatch.context() as patched:
+        patched.setattr(search.finetune_job, "fine_tune", killed)
+        assert amc("run", spec, "--out", job, "--set", "finetune={steps: 1, threads: 1}").exit_code == 130
+    timed = load_results(job).latency
+    assert timed is not None
+    outcome = amc("resume", job)
+    assert outcome.exit_code == 0, outcome.output
+    results = load_results(job)
+    assert results.finetune is not None
+    assert results.latency == timed

@@ -394,7 +394,9 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
 def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyResults) -> None:
     results = toy_results(agents=[Uniform()], evaluations=1)
     history = tuple(
-        HistoryPoint(widths=(width,), reward=value, error=None, accuracy=None, costs=results.dense.costs, best_reward=value)
+        HistoryPoint(
+            widths=(width,), reward=value, error=None, accuracy=None, costs=results.dense.costs, best_reward=value
+        )
         for width, value in ((3, -0.5), (4, -0.4), (3, -0.4), (5, -0.3), (4, -0.3))
     )
     trial = results.trials[0].model_copy(update={"history": history, "evaluations": 5, "distinct": 3})

@@ -1,0 +1,1 @@
+"""Training what was pruned: the recipe, augmentation of images, and the loop with its checkpoints."""

@@ -1,0 +1,271 @@
+"""Fine-tuning of a network, in epochs that can be resumed exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from amc_env.policy import write_atomically
+from amc_env.splits import Preprocessing, Split
+from amc_env.training.augment import augmentation_of
+from amc_env.training.recipe import FineTuneSettings
+from amc_env.weights import weights_digest
+
+_VERSION = 1  # of checkpoints; raise it whenever the same settings would train otherwise
+
+
+class DivergedError(ValueError):
+    """The loss is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is.
+
+    Attributes:
+        step, steps: done, and of the whole training.
+        loss: of the last batch.
+        seconds_per_step: on average since this process began.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds_per_step: float
+
+
+OnTrainingProgress = Callable[[TrainingProgress], None]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What a training did.
+
+    Attributes:
+        steps: batches.
+        losses: mean loss over the batches of each epoch, the last of which may be cut short by `steps`.
+        seconds: of all attempts, as far as their epochs were kept.
+    """
+
+    steps: int
+    losses: tuple[float, ...]
+    seconds: float
+
+
+def fine_tune(
+    network: nn.Module,
+    training: Split,
+    preprocessing: Preprocessing,
+    settings: FineTuneSettings,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    on_progress: OnTrainingProgress = lambda progress: None,
+    device: torch.device | str = "cpu",
+) -> TrainingLog:
+    """Train a network in place, with batch norm in training mode, and leave it in evaluation mode.
+
+    The same arguments give the same weights, bit for bit, on one machine with one number of threads (on a GPU as far
+    as its kernels are deterministic), whether or not the training was interrupted. No global generator is touched.
+
+    Args:
+        network: returns logits (n, classes); only its parameters that require gradients change.
+        training: images, and class indices as labels (n,).
+        preprocessing: as the network needs it.
+        settings: the recipe.
+        teacher: returns the logits that are distilled; needed if `settings.distillation` is above 0.
+        checkpoint: a file that keeps the state after each epoch; if it is there, training goes on from it.
+        on_progress: told after each step.
+        device: where to train; network and teacher are put there.
+
+    Raises:
+        DivergedError: a loss is NaN or infinite.
+        ValueError: labels, outputs or teacher are not as the recipe needs them, or the checkpoint is damaged or of
+            another training.
+    """
+    check_trainable(training, settings)
+    if settings.distillation > 0.0 and teacher is None:
+        raise ValueError(f"fine-tuning: distillation {settings.distillation:g} needs a teacher, got None")
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if teacher is not None:
+        teacher.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _Training(network, training, preprocessing, settings, teacher, torch.device(device))
+    identity = "" if checkpoint is None else run.identity()
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint, identity)
+    began, from_step = time.monotonic(), run.step
+
+    def report(loss: float) -> None:
+        per_step = (time.monotonic() - began) / (run.step - from_step)
+        on_progress(TrainingProgress(run.step, run.total, loss, per_step))
+
+    while run.step < run.total:
+        run.epoch(report)
+        if checkpoint is not None:
+            run.save(checkpoint, identity)
+    network.eval()
+    return TrainingLog(run.step, tuple(run.losses), run.seconds)
+
+
+def check_trainable(training: Split, settings: FineTuneSettings) -> None:
+    """Refuse images whose labels are no class indices, unless the recipe needs none.
+
+    Raises:
+        ValueError: so.
+    """
+    labels = training.labels
+    if settings.distillation < 1.0 and (labels.ndim != 1 or labels.dtype.kind != "i" or labels.min() < 0):
+        raise ValueError(
+            f"fine-tuning: expected class indices as labels, integers (n,) of at least 0, got {labels.dtype} "
+            f"{labels.shape} of at least {labels.min()}; take distillation: 1, which needs no labels"
+        )
+
+
+class _Training:
+    """A network on its way: all that a checkpoint keeps, and what is needed for the next epoch."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        training: Split,
+        preprocessing: Preprocessing,
+        settings: FineTuneSettings,
+        teacher: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        self._network, self._training, self._preprocessing = network, training, preprocessing
+        self._settings, self._device = settings, device
+        self._teacher = teacher if settings.distillation > 0.0 else None
+        self._augment = augmentation_of(settings, training.images.shape[1:])
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError("fine-tuning: no parameter of the network requires gradients")
+        self._optimizer = torch.optim.SGD(
+            trained,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+        self.total = settings.total_steps(len(training))
+        self.step = 0
+        self.losses: list[float] = []
+        self.seconds = 0.0
+
+    def epoch(self, report: Callable[[float], None]) -> None:
+        """One pass over the images, or what is left of the steps."""
+        began = time.monotonic()
+        total_loss, first = 0.0, self.step
+        images = len(self._training)
+        order = torch.randperm(images, generator=self._generator)
+        batches = order.tensor_split(self._settings.steps_per_epoch(images))[: self.total - self.step]
+        self._network.train()
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))  # for dropout
+            for batch in batches:
+                loss = self._take_step(batch)
+                total_loss += loss
+                self.step += 1
+                report(loss)
+        self.losses.append(total_loss / (self.step - first))
+        self.seconds += time.monotonic() - began
+
+    def _take_step(self, batch: torch.Tensor) -> float:
+        """Train on the images of these indices; returns the loss."""
+        rate = self._settings.learning_rate_at(self.step, self.total)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = self._load(batch)
+        self._optimizer.zero_grad()
+        loss = self._loss(images, labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"fine-tuning diverged: the loss is {value} at step {self.step + 1} of {self.total}; lower the "
+                f"learning rate ({self._settings.learning_rate:g}) or set warmup_steps"
+            )
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        return value
+
+    def _load(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = batch.numpy()
+        images = torch.from_numpy(self._training.images[chosen]).to(self._device)
+        images = self._preprocessing.normalise(self._augment(images, self._generator))
+        labels = torch.from_numpy(self._training.labels[chosen]).to(self._device)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weight, temperature = self._settings.distillation, self._settings.temperature
+        outputs = _logits(self._network(images))
+        loss = outputs.new_zeros(())
+        if weight < 1.0:
+            if int(labels.max()) >= outputs.shape[1]:
+                raise ValueError(
+                    f"fine-tuning: expected labels in 0..{outputs.shape[1] - 1}, the network's outputs, got "
+                    f"{int(labels.max())}"
+                )
+            hard = F.cross_entropy(outputs, labels, label_smoothing=self._settings.label_smoothing)
+            loss = loss + (1.0 - weight) * hard
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = (_logits(self._teacher(images)) / temperature).log_softmax(dim=1)
+            learnt = (outputs / temperature).log_softmax(dim=1)
+            soft = F.kl_div(learnt, taught, reduction="batchmean", log_target=True)
+            loss = loss + weight * temperature**2 * soft
+        return loss
+
+    def identity(self) -> str:
+        """Tells this training from others, as long as it has not begun."""
+        networks = [self._network] if self._teacher is None else [self._network, self._teacher]
+        parts = [_VERSION, self._settings, self._preprocessing, self._training.digest(), *map(weights_digest, networks)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def save(self, path: Path, identity: str) -> None:
+        stream = io.BytesIO()
+        content = {
+            "identity": identity,
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+        torch.save(content, stream)
+        write_atomically(path, stream.getvalue())
+
+    def restore(self, path: Path, identity: str) -> None:
+        try:
+            content = torch.load(path, map_location=self._device, weights_only=True)
+        except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+            raise ValueError(f"fine-tuning: {path} is damaged; delete it, the training then begins anew") from error
+        if not isinstance(content, dict) or content.get("identity") != identity:
+            raise ValueError(
+                f"fine-tuning: {path} is of another training: network, images or recipe are not the same; delete it, "
+                f"or give another file"
+            )
+        self._network.load_state_dict(content["network"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._generator.set_state(content["generator"].cpu())
+        self.step, self.losses, self.seconds = content["step"], content["losses"], content["seconds"]
+
+
+def _logits(outputs: Any) -> torch.Tensor:
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ValueError(f"fine-tuning: expected the network to return logits (n, classes), got {got}")
+    return outputs

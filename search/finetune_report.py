@@ -1,0 +1,112 @@
+"""What is said of fine-tuning: each winner before and after, and how far the two orders agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from search.figures import NONE, duration, error_text, percent
+from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
+from search.tables import objective_of
+
+_FEWEST = 3  # networks between which a correlation means something
+
+
+def fine_tuning_table(results: Results, record: FineTuneRecord) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: the dense network first, if it was trained, then the winners; figures of the test split."""
+    headings = ["agent", "seed", "search before", "search after", "test before", "test after", "change", "loss", "time"]
+    trained = [*([record.dense] if record.dense else []), *record.winners]
+    return headings, [_cells(results, network) for network in trained]
+
+
+def fine_tuning_caption(results: Results, record: FineTuneRecord) -> str:
+    """The recipe, in words."""
+    recipe = results.spec["finetune"]
+    length = f"{recipe['epochs']} epochs" if recipe["epochs"] is not None else f"{recipe['steps']} steps"
+    parts = [f"SGD for {length} on {record.images:,} images ({record.source})"]
+    parts.append(f"batch {recipe['batch']}, learning rate {recipe['learning_rate']:g}, schedule {recipe['schedule']}")
+    parts += [f"shifts of up to {record.crop_padding} pixels"] if record.crop_padding else []
+    parts += ["mirrored images"] if record.flip else []
+    if recipe["distillation"]:
+        parts.append(f"distillation from the dense network with weight {recipe['distillation']:g}")
+    return f"{', '.join(parts)}. The same for every network; the search split chose the policies before it."
+
+
+def fine_tuning_verdict(results: Results, record: FineTuneRecord) -> list[str]:
+    """Sentences: what the job's dense network has, how the two orders correlate, and what diverged."""
+    lines = [f"The dense network has {_figure(results, _dense(results))} on the test split before any fine-tuning."]
+    pairs = {
+        network.widths: (_quality(network.before), _quality(network.after))
+        for network in record.winners
+        if network.after is not None
+    }
+    correlation = None if len(pairs) < _FEWEST else spearman(*zip(*pairs.values(), strict=True))
+    if correlation is not None:
+        said = "keeps" if correlation > 0.9 else "mostly keeps" if correlation > 0.5 else "does not keep"
+        lines.append(
+            f"Over {len(pairs)} different policies, Spearman's rank correlation of the test figures before and after "
+            f"is {correlation:.2f}: fine-tuning {said} their order."
+        )
+    lines += [f"{network.agent}, seed {network.seed}: {network.error}." for network in record.winners if network.error]
+    if record.dense is not None and record.dense.error is not None:
+        lines.append(f"The dense network: {record.dense.error}.")
+    return lines
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, equal values sharing the mean of their ranks; None if all of one side are equal."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
+    if any(np.ptp(each) == 0.0 for each in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    below = (values[:, None] > values).sum(axis=1)
+    equal = (values[:, None] == values).sum(axis=1)
+    ranks: np.ndarray[tuple[int], np.dtype[np.float64]] = below + (equal + 1) / 2
+    return ranks
+
+
+def _cells(results: Results, network: FineTunedRecord) -> list[str]:
+    before, after = network.before, network.after
+    loss = f"{network.losses[0]:.4g} → {network.losses[-1]:.4g}" if network.losses else NONE
+    return [
+        network.agent,
+        str(network.seed),
+        _figure(results, before, "search"),
+        _figure(results, after, "search"),
+        _figure(results, before),
+        _figure(results, after),
+        _change(results, before, after),
+        loss,
+        duration(network.seconds),
+    ]
+
+
+def _figure(results: Results, scores: SplitScores | None, split: str = "test") -> str:
+    if scores is None:
+        return "diverged"
+    accuracy, error = getattr(scores, f"{split}_accuracy"), getattr(scores, f"{split}_error")
+    return error_text(objective_of(results), error) if accuracy is None else percent(accuracy)
+
+
+def _change(results: Results, before: SplitScores, after: SplitScores | None) -> str:
+    """Of the test figure: in points of accuracy, or of the error in its own unit."""
+    if after is None:
+        return NONE
+    if before.test_accuracy is None or after.test_accuracy is None:
+        return f"{after.test_error - before.test_error:+.4g}"
+    return f"{100 * (after.test_accuracy - before.test_accuracy):+.2f} points"
+
+
+def _quality(scores: SplitScores | None) -> float:
+    """The test figure, such that more is better."""
+    if scores is None:
+        raise ValueError("a network that diverged has no figures")
+    return -scores.test_error if scores.test_accuracy is None else scores.test_accuracy
+
+
+def _dense(results: Results) -> SplitScores:
+    return SplitScores(**results.dense.model_dump(exclude={"costs"}))
