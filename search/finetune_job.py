@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from amc_env.evaluation import NetworkProblem
-from amc_env.policy import write_atomically
 from amc_env.problem import Widths
 from amc_env.splits import Split
 from amc_env.training.augment import augmentation_of
 from amc_env.training.finetune import DivergedError, TrainingLog, TrainingProgress, fine_tune
 from amc_env.weights import load_weights, save_weights
+from hw.files import write_atomically
 from search.errors import UserError
 from search.machine import available_cpus
 from search.progress import FineTuneProgress

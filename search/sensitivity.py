@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 from agents.sensitivity import changed, envelope, errors_alone, probe_plans, probe_widths
 from amc_env.evaluation import NetworkProblem
-from amc_env.policy import write_atomically
 from amc_env.problem import Evaluation, PruningProblem, Widths
 from amc_env.pruning.calibration import OnProgress as OnCalibration
 from amc_env.splits import DataSplits
 from amc_env.weights import weights_digest
+from hw.files import write_atomically
 from search.build import build_problem, load_data
 from search.errors import UserError
 from search.figures import error_text, is_top_k, objective_label, percent

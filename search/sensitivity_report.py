@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 import yaml
 
-from amc_env.policy import write_atomically
+from hw.files import write_atomically
 from search.figures import duration, error_text, is_top_k, objective_label, percent
 from search.results import Results, TrialRecord
 from search.sensitivity import Curve, CurvePoint, SensitivityRecord, curves_table, figure, make_curves
