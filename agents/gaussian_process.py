@@ -41,7 +41,7 @@ class GaussianProcess:
         for length in _LENGTHS:
             kernel = _matern(distances / length)
             for noise in _NOISES:
-                root = np.linalg.cholesky(kernel + noise * np.eye(len(points)))
+                root: FloatArray = np.linalg.cholesky(kernel + noise * np.eye(len(points)))
                 half = np.linalg.solve(root, centred)
                 variance = max(float(half @ half) / len(points), 1e-300)
                 likelihood = -0.5 * len(points) * np.log(variance) - np.log(np.diag(root)).sum()
@@ -64,9 +64,11 @@ class GaussianProcess:
 
 def _distances(first: FloatArray, second: FloatArray) -> FloatArray:
     squared = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
-    return np.sqrt(np.maximum(squared, 0.0))
+    distances: FloatArray = np.sqrt(np.maximum(squared, 0.0))
+    return distances
 
 
 def _matern(distances: FloatArray) -> FloatArray:
     scaled = np.sqrt(5.0) * distances
-    return (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    correlation: FloatArray = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    return correlation

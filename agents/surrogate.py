@@ -103,4 +103,5 @@ def _expected_improvement(
     deviation = np.maximum(deviation, 1e-12)
     above = (mean - best) / deviation
     chance, density = (np.array(list(map(function, above))) for function in (_NORMAL.cdf, _NORMAL.pdf))
-    return (mean - best) * chance + deviation * density
+    expected: NDArray[np.float64] = (mean - best) * chance + deviation * density
+    return expected

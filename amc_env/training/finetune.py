@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from amc_env.policy import write_atomically
 from amc_env.splits import Preprocessing, Split
 from amc_env.training.augment import augmentation_of
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.weights import weights_digest
+from hw.files import write_atomically
 
 _VERSION = 1  # of checkpoints; raise it whenever the same settings would train otherwise
 
