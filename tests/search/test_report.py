@@ -394,7 +394,9 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
 def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyResults) -> None:
     results = toy_results(agents=[Uniform()], evaluations=1)
     history = tuple(
-        HistoryPoint(widths=(width,), reward=value, error=None, accuracy=None, costs=results.dense.costs, best_reward=value)
+        HistoryPoint(
+            widths=(width,), reward=value, error=None, accuracy=None, costs=results.dense.costs, best_reward=value
+        )
         for width, value in ((3, -0.5), (4, -0.4), (3, -0.4), (5, -0.3), (4, -0.3))
     )
     trial = results.trials[0].model_copy(update={"history": history, "evaluations": 5, "distinct": 3})
@@ -432,9 +434,9 @@ def test_the_interval_plot_shows_every_seed_and_the_figures_of_the_table(toy_res
     assert f"{percent(random.test_iqm)}  {ends}" in said
     assert percent(rows["uniform"].test_iqm) in said
     bars = [element for element in root.iter("rect") if element.get("class") == "interval"]
-    clouds = [element.attrib["d"] for element in root.iter("path") if element.get("class", "").startswith("cloud")]
+    seeds = [element.attrib["d"] for element in root.iter("path") if element.get("class", "").startswith("seed")]
     assert len(bars) == 1  # a constant has no interval
-    assert [cloud.count("M") for cloud in clouds] == [5]
+    assert [path.count("M") for path in seeds] == [5]
     marks = [element for element in root.iter() if element.get("class", "").startswith("winner")]
     assert len(marks) == 2
 
