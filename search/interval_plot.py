@@ -61,7 +61,7 @@ def _bar(x: Scale, y: float, entrant: Entrant, estimate: Estimate, index: int) -
         low, high = map(x, estimate.interval)
         parts.append(f'<g class="{colour(index)}">{rectangle(low, y - _BAR / 2, high - low, _BAR, "interval")}</g>')
     if len(entrant.scores.values) > 1:
-        parts.append(dots([(x(value), y) for value in sorted(entrant.scores.values)], f"cloud {colour(index)}"))
+        parts.append(dots([(x(value), y) for value in sorted(entrant.scores.values)], f"seed {colour(index)}"))
     return [*parts, marker(index, x(estimate.value), y, 6.5, f"winner {colour(index)}", entrant.name)]
 
 

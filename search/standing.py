@@ -50,9 +50,8 @@ def few_seeds(jobs: Sequence[Results]) -> str:
 
 
 def _lead(results: Results, leader: Entrant, rivals: Sequence[Entrant]) -> str:
-    basis = (
-        f"the interquartile mean of its {len(leader.trials)} seeds' rewards" if len(leader.trials) > 1 else "its reward"
-    )
+    seeds = len(leader.trials)
+    basis = f"the interquartile mean of its {seeds} seeds' rewards" if seeds > 1 else "its reward"
     own = estimate_mean(leader.scores)
     score = f"{_number(results, own.value)} %" if _classifies(results) else _error(results, own.value)
     interval = "" if own.interval is None else f" (95 % interval {_ends(results, own.interval)})"

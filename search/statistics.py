@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-#: what 95 % are in truth: how often the interval of the interquartile mean holds the true one, by the number of seeds, if
-#: these are normal; few seeds are too alike. Of 2 and 3 seeds exactly, of more by simulation
+#: what 95 % are in truth: how often the interval of the interquartile mean holds the true one, by the number of seeds,
+#: if these are normal. Few seeds are too alike. Of 2 and 3 seeds exactly, of more by simulation
 COVERAGE: Mapping[int, float] = {2: 0.5, 3: 0.75, 4: 0.88, 5: 0.90, 10: 0.93, 20: 0.94}
 _RESAMPLES = 20_000
 _SEED = 0

@@ -30,7 +30,9 @@ h2 { font-size: 20px; font-weight: 650; letter-spacing: -0.01em; margin: 0 0 4px
 h3 { font-size: 14px; font-weight: 600; margin: 20px 0 6px; }
 .verdict { font-size: 27px; line-height: 1.34; letter-spacing: -0.015em; font-weight: 600; margin: 0 0 16px;
   max-width: 34em; text-wrap: pretty; overflow-wrap: anywhere; }
-.standing { font-size: 17px; line-height: 1.5; margin: 0 0 10px; max-width: 72ch; text-wrap: pretty; overflow-wrap: anywhere; }
+.standing { font-size: 17px; line-height: 1.5; margin: 0 0 10px; max-width: 72ch; text-wrap: pretty;
+  overflow-wrap: anywhere; }
+.standing + .standing { font-size: 14px; color: var(--soft); margin-bottom: 16px; max-width: 84ch; }
 .facts, .caption { color: var(--soft); font-size: 14px; margin: 0; text-wrap: pretty; }
 .caption { margin-bottom: 14px; max-width: 74ch; }
 .caveats { background: var(--warn); color: var(--warn-ink); border-radius: 10px; padding: 12px 18px; margin: 0 0 20px;
@@ -95,6 +97,7 @@ svg .curve { fill: none; stroke: currentColor; stroke-width: 2.2; stroke-linejoi
 svg .curve.thin { stroke-width: 1.6; }
 svg .once { stroke: currentColor; stroke-width: 2; stroke-dasharray: 6 5; }
 svg .interval { fill: currentColor; opacity: 0.26; }
+svg .seed { fill: none; stroke: currentColor; stroke-width: 6; stroke-linecap: round; opacity: 0.6; }
 svg .cloud { fill: none; stroke: currentColor; stroke-width: 5; stroke-linecap: round; opacity: 0.3; }
 svg .front { fill: none; stroke: var(--ink); stroke-width: 1.3; opacity: 0.75; }
 svg .winner { fill: currentColor; stroke: var(--card); stroke-width: 1.8; }

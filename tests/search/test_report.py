@@ -434,9 +434,9 @@ def test_the_interval_plot_shows_every_seed_and_the_figures_of_the_table(toy_res
     assert f"{percent(random.test_iqm)}  {ends}" in said
     assert percent(rows["uniform"].test_iqm) in said
     bars = [element for element in root.iter("rect") if element.get("class") == "interval"]
-    clouds = [element.attrib["d"] for element in root.iter("path") if element.get("class", "").startswith("cloud")]
+    seeds = [element.attrib["d"] for element in root.iter("path") if element.get("class", "").startswith("seed")]
     assert len(bars) == 1  # a constant has no interval
-    assert [cloud.count("M") for cloud in clouds] == [5]
+    assert [path.count("M") for path in seeds] == [5]
     marks = [element for element in root.iter() if element.get("class", "").startswith("winner")]
     assert len(marks) == 2
 
