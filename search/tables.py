@@ -153,6 +153,10 @@ def format_rows(rows: Sequence[Row], format: TableFormat = "table") -> str:  # n
     return {"table": _text, "csv": _csv, "json": _json, "md": _markdown}[format](rows)
 
 
+def _text(rows: Sequence[Row]) -> str:
+    return aligned(*display_table(rows))
+
+
 def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for people. The job is named if there are several, the states if a trial is missing."""
     columns: dict[str, Callable[[Row], str]] = {
@@ -289,8 +293,8 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _text(rows: Sequence[Row]) -> str:
-    headings, cells = display_table(rows)
+def aligned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table as text in columns, with a rule below the headings."""
     table = [headings, *cells]
     widths = [max(len(line[column]) for line in table) for column in range(len(headings))]
     left = {"job", "agent", "trials"}
