@@ -41,12 +41,12 @@ class GaussianProcess:
         for length in _LENGTHS:
             kernel = _matern(distances / length)
             for noise in _NOISES:
-                root: FloatArray = np.linalg.cholesky(kernel + noise * np.eye(len(points)))
+                root = np.asarray(np.linalg.cholesky(kernel + noise * np.eye(len(points))), dtype=np.float64)
                 half = np.linalg.solve(root, centred)
                 variance = max(float(half @ half) / len(points), 1e-300)
                 likelihood = -0.5 * len(points) * np.log(variance) - np.log(np.diag(root)).sum()
                 if likelihood > most:
-                    weights = np.linalg.solve(root.T, half)
+                    weights = np.asarray(np.linalg.solve(root.T, half), dtype=np.float64)
                     scale = float(np.sqrt(variance))
                     best = cls(points, float(values.mean()), scale, float(length), noise, root, weights)
                     most = likelihood

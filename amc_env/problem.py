@@ -394,7 +394,7 @@ class PruningProblem(ABC):
         return self.ratios(self.widen(self.widths(scaled(within)), self.widths(scaled(over))))
 
     def widen(self, within: Widths, over: Widths) -> Widths:
-        """Feasible widths, and infeasible ones that keep some decisions wider: widen each of these that fits, in turn."""
+        """Feasible widths, and infeasible ones that keep some decisions wider: widen each of these that fits."""
         widths = list(within)
         for index, (low, high) in enumerate(zip(within, over, strict=True)):
             if high > low:

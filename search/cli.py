@@ -88,6 +88,7 @@ def show(folder: Path) -> None:
                 click.echo(f"    {trial.error.strip().splitlines()[-1]}")
         click.echo()
         _echo_comparison([results])
+        _echo_series(results, folder)
 
 
 @main.command()
@@ -106,15 +107,18 @@ def compare(folders: tuple[Path, ...], form: str) -> None:
 @click.option("--out", type=_FOLDER, required=True, help="A new folder for policy, plan, weights, ONNX and run card.")
 @click.option("--agent", help="Of this agent; by default the best of all.")
 @click.option("--seed", type=int, help="Of this seed; by default the best of all.")
-def export(folder: Path, out: Path, agent: str | None, seed: int | None) -> None:
+@click.option("--step", type=int, help="A network of the agent's series instead, by its number in `amc show`.")
+def export(folder: Path, out: Path, agent: str | None, seed: int | None, step: int | None) -> None:
     """Write the best policy of a job and its pruned network."""
     with clear_errors():
         from search.export import ExportError, export_job
 
         try:
-            export_job(folder, out, agent, seed)
+            chosen = export_job(folder, out, agent, seed, step)
         except ExportError as error:
             fail(error, FAILED)
+        if not chosen.feasible:
+            click.echo(f"network {step} of {chosen.trial.agent} seed {chosen.trial.seed} is over the budget", err=True)
         click.echo(f"written to {out}")
 
 
@@ -245,6 +249,18 @@ def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
     for line in dict.fromkeys([*standing(jobs), few_seeds(jobs), *map(score_note, jobs)]):
         if line:
             click.echo(f"\n{line}")
+
+
+def _echo_series(results: Results, folder: Path) -> None:
+    """The networks on the way of each trial that kept them."""
+    from search.series_report import series_table
+    from search.tables import aligned
+
+    for trial in results.trials:
+        if trial.series:
+            command = f"amc export {folder} --agent {trial.agent} --seed {trial.seed} --step N --out NEW"
+            click.echo(f"\nnetworks on the way of {trial.agent} seed {trial.seed}; export number N with: {command}")
+            click.echo(aligned(*series_table(results, trial)), nl=False)
 
 
 def _interrupted(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hand back the winner: policy, plan, weights, ONNX and a run card, in a folder that is there whole or not at all."""
+"""Hand back the winner, or a network of a series: policy, plan, weights, ONNX and a run card, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from search.build import build_problem, build_untrained
 from search.finetune_job import fine_tuned
 from search.job import load_results
 from search.latency_job import job_table
-from search.results import PolicyRecord, Results, TrialRecord
+from search.results import PolicyRecord, Results, SeriesRecord, TrialRecord
 from search.spec_models import Spec
 
 #: largest difference allowed between the ONNX network's and the network's outputs, relative to the largest output
@@ -34,7 +35,22 @@ class ExportError(ValueError):
     """There is nothing to export, or the exported network is not the one that was scored."""
 
 
-def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None = None) -> None:
+@dataclass(frozen=True)
+class Chosen:
+    """What is exported: the best policy of a trial, or network number `step` of its series, counted from 1."""
+
+    trial: TrialRecord
+    network: PolicyRecord | SeriesRecord
+    step: int | None = None
+
+    @property
+    def feasible(self) -> bool:
+        return isinstance(self.network, PolicyRecord) or self.network.feasible
+
+
+def export_job(
+    job: Path, out: Path, agent: str | None = None, seed: int | None = None, step: int | None = None
+) -> Chosen:
     """Write the best policy of a job, or of one agent or seed of it, and its network, to the new folder `out`.
 
     policy.json: ratio per decision. plan.json: the indices that stay, by which `load_exported` rebuilds the network.
@@ -43,39 +59,50 @@ def export_job(job: Path, out: Path, agent: str | None = None, seed: int | None 
 
     A policy that the job fine-tuned is exported with the fine-tuned weights, and `fine_tuned` of the card says so.
 
+    Args:
+        job: the job's folder.
+        out: a folder that is not there or empty.
+        agent, seed: of which trials; None for all.
+        step: network of the one series among them, from 1; it may be over the budget. None for the best policy.
+
     Raises:
-        ExportError: no such winner, `out` exists, or a check failed; then nothing is written.
+        ExportError: no such winner or network, `out` exists, or a check failed; then nothing is written.
     """
     results = load_results(job)
-    trial, winner = choose_winner(results, agent, seed)
+    chosen = choose_winner(results, agent, seed) if step is None else choose_step(results, agent, seed, step)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder; give another --out")
     problem = build_problem(Spec.model_validate(results.spec), table=job_table(job))
     if not isinstance(problem, NetworkProblem):
         raise ExportError("the job searched the toy problem, which has no network to export")
-    costs = problem.costs(winner.widths)
-    if costs != winner.costs:
-        raise ExportError(f"the network now costs {costs}, but was scored at {winner.costs}; was its code changed?")
-    tuned = fine_tuned(results, winner.widths)
-    network = problem.prune(winner.widths)
+    widths = chosen.network.widths
+    costs = problem.costs(widths)
+    if costs != chosen.network.costs:
+        raise ExportError(
+            f"the network now costs {costs}, but was scored at {chosen.network.costs}; was its code changed?"
+        )
+    tuned = fine_tuned(results, widths)
+    network = problem.prune(widths)
     if tuned is not None:
         load_weights(network, job / "finetune" / tuned.folder / "weights.pt")
     test = problem.measure_network(network, "test")
     network.to(memory_format=torch.contiguous_format)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(out) as folder:
-        PruningPolicy(winner.ratios).save(folder / "policy.json")
-        (folder / "plan.json").write_text(json.dumps(problem.plan(winner.widths)))
+        policy = problem.policy(problem.ratios(widths))
+        policy.save(folder / "policy.json")
+        (folder / "plan.json").write_text(json.dumps(problem.plan(widths)))
         torch.save(network.state_dict(), folder / "weights.pt")
         example = problem.data.preprocessing(problem.data.test.images[:8])
         difference = export_onnx(network, example, folder / "model.onnx")
-        card = make_card(results, trial, winner) | {
+        card = make_card(results, chosen, policy) | {
             "test_error_at_export": test.error,
             "test_accuracy_at_export": test.accuracy,
             "fine_tuned": None if tuned is None else tuned.model_dump(mode="json"),
             "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
         }
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
+    return chosen
 
 
 def load_exported(folder: Path) -> nn.Module:
@@ -90,19 +117,38 @@ def load_exported(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def choose_winner(results: Results, agent: str | None, seed: int | None) -> tuple[TrialRecord, PolicyRecord]:
+def choose_winner(results: Results, agent: str | None, seed: int | None) -> Chosen:
     """The finished trial with the highest reward on the search split, of one agent and seed if told."""
-    candidates = [
-        (trial, trial.best)
-        for trial in results.trials
-        if trial.best is not None and agent in (None, trial.agent) and seed in (None, trial.seed)
-    ]
+    candidates = [(trial, trial.best) for trial in _asked(results, agent, seed) if trial.best is not None]
     if not candidates:
         known = ", ".join(f"{trial.agent} seed {trial.seed} ({trial.status})" for trial in results.trials)
+        raise ExportError(f"no feasible policy of {_said(agent, seed)}; trials: {known}")
+    return Chosen(*max(candidates, key=lambda candidate: candidate[1].reward))
+
+
+def choose_step(results: Results, agent: str | None, seed: int | None, step: int) -> Chosen:
+    """Network number `step`, from 1, of the one trial with a series, of one agent and seed if told."""
+    candidates = [trial for trial in _asked(results, agent, seed) if trial.series]
+    if len(candidates) != 1:
+        known = [f"{trial.agent} seed {trial.seed} ({len(trial.series)})" for trial in results.trials if trial.series]
         raise ExportError(
-            f"no feasible policy of agent {agent or 'any'}, seed {'any' if seed is None else seed}; trials: {known}"
+            f"step {step}: expected one trial with a series, {_said(agent, seed)} has {len(candidates)}; give --agent "
+            f"and --seed of one of those with networks on the way: {', '.join(known) or 'none'}"
         )
-    return max(candidates, key=lambda candidate: candidate[1].reward)
+    (trial,) = candidates
+    if not 1 <= step <= len(trial.series):
+        raise ExportError(
+            f"step {step}: the series of {trial.agent} seed {trial.seed} has networks 1 to {len(trial.series)}"
+        )
+    return Chosen(trial, trial.series[step - 1], step)
+
+
+def _asked(results: Results, agent: str | None, seed: int | None) -> list[TrialRecord]:
+    return [trial for trial in results.trials if agent in (None, trial.agent) and seed in (None, trial.seed)]
+
+
+def _said(agent: str | None, seed: int | None) -> str:
+    return f"agent {agent or 'any'}, seed {'any' if seed is None else seed}"
 
 
 def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
@@ -132,8 +178,9 @@ def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
     return worst
 
 
-def make_card(results: Results, trial: TrialRecord, winner: PolicyRecord) -> dict[str, Any]:
+def make_card(results: Results, chosen: Chosen, policy: PruningPolicy) -> dict[str, Any]:
     """The run card: all that is needed to say where the network comes from, and to get it again."""
+    trial, step = chosen.trial, chosen.step
     return {
         "version": 1,
         "job": results.name,
@@ -141,8 +188,10 @@ def make_card(results: Results, trial: TrialRecord, winner: PolicyRecord) -> dic
         "agent": trial.agent,
         "seed": trial.seed,
         "evaluations": trial.evaluations,
+        "series": None if step is None else {"step": step, "of": len(trial.series)},
+        "within_budget": chosen.feasible,
         "dense": results.dense.model_dump(),
-        "pruned": winner.model_dump(mode="json"),
+        "pruned": {"ratios": dict(policy)} | chosen.network.model_dump(mode="json"),
         "budgets": [budget.model_dump() for budget in results.budgets],
         "splits": {name: split.model_dump() for name, split in results.splits.items()},
         "data_digest": results.data_digest,

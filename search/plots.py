@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from search.figures import cost_label, error_text, human, objective_label, percent
-from search.results import DecisionRecord, DenseRecord, HistoryPoint, PolicyRecord, Results
+from search.results import DecisionRecord, DenseRecord, HistoryPoint, PolicyRecord, Results, SeriesRecord
 from search.svg import (
     Frame,
     Point,
@@ -119,7 +119,7 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
     All whole evaluations that were scored as faint points, winners as bold markers, the budget, the dense network and
     the Pareto front. The axis goes up to the dense network's cost only if the evaluations come near it.
     """
-    dense, level = results.dense.costs[cost], _height(results, results.dense) or 0.0
+    dense, level = results.dense.costs[cost], height_of(results, results.dense) or 0.0
     clouds = {agent: _cloud(results, agent, cost) for agent in agents_of(results)}
     points = [point for cloud in clouds.values() for point in cloud]
     label = f"{score_name(results)} on the search split against {cost_label(cost)}"
@@ -127,26 +127,23 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
         return _empty(width, label, "no evaluation was within the budgets")
     limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
     frame = Frame(width, height, left=64, top=30, bottom=64)
-    low, high = padded([x for x, _ in points] + ([] if limit is None else [limit]), least=0.02)
-    if 1.0 - high < high - low:
-        high = 1.0 + 0.04 * (1.0 - low)
-    x = frame.x(low, high)
-    y = _height_scale(results, frame, [y for _, y in points] + [level])
-    parts = _height_axis(results, frame, y) + _cost_axis(results, cost, frame, x)
-    parts += _references(frame, x, y, limit, level, f"dense {_height_text(results, level, 1)}")
+    x = cost_scale(frame, [share for share, _ in points], limit)
+    y = height_scale(results, frame, [y for _, y in points] + [level])
+    parts = height_axis(results, frame, y) + cost_axis(results, cost, frame, x)
+    parts += references(frame, x, y, limit, level, f"dense {height_text(results, level, 1)}")
     for index, cloud in enumerate(clouds.values()):
         parts.append(dots(sorted({(x(cost), y(score)) for cost, score in cloud}), f"cloud {colour(index)}"))
-    sign = 1.0 if _classifies(results) else -1.0
+    sign = 1.0 if classifies(results) else -1.0
     front = [(x(cost), y(sign * score)) for cost, score in pareto_front((cost, sign * score) for cost, score in points)]
     parts.append(path([*steps(front), (frame.width - frame.right, front[-1][1])], "front"))
     for agent, policy in _winners(results).items():
         index = list(clouds).index(agent)
-        seen = _height(results, policy)
+        seen = height_of(results, policy)
         if seen is None:
             continue
         place = (x(policy.costs[cost] / dense), y(seen))
-        test = policy.test_accuracy if _classifies(results) else policy.test_error
-        tip = f"{agent}: {_height_text(results, seen)} search, {_height_text(results, test)} test, "
+        test = policy.test_accuracy if classifies(results) else policy.test_error
+        tip = f"{agent}: {height_text(results, seen)} search, {height_text(results, test)} test, "
         tip += f"{percent(policy.costs[cost] / dense, 1)} of the {cost_label(cost)}"
         parts.append(marker(index, *place, 7, f"winner {colour(index)}", tip))
     return drawing(width, height, label, parts)
@@ -183,7 +180,7 @@ def _winners(results: Results) -> dict[str, PolicyRecord]:
 def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
     dense = results.dense.costs[cost]
     heights = [
-        (point.costs[cost] / dense, _height(results, point))
+        (point.costs[cost] / dense, height_of(results, point))
         for trial in results.trials
         if trial.agent == agent
         for point in trial.history
@@ -194,32 +191,37 @@ def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
 
 def score_name(results: Results) -> str:
     """What the y axis of a cost plot shows: accuracy where the network classifies, else the objective's error."""
-    return "Accuracy" if _classifies(results) else objective_label(objective_of(results))
+    return "Accuracy" if classifies(results) else objective_label(objective_of(results))
 
 
-def _classifies(results: Results) -> bool:
+def classifies(results: Results) -> bool:
+    """Whether the network does, so that there are accuracies."""
     return results.dense.search_accuracy is not None
 
 
-def _height(results: Results, scored: HistoryPoint | PolicyRecord | DenseRecord) -> float | None:
+def height_of(results: Results, scored: HistoryPoint | PolicyRecord | SeriesRecord | DenseRecord) -> float | None:
+    """What a plot against a cost shows of it: the accuracy on the search split, or the error."""
     if isinstance(scored, HistoryPoint):
-        return scored.accuracy if _classifies(results) else scored.error
-    return scored.search_accuracy if _classifies(results) else scored.search_error
+        return scored.accuracy if classifies(results) else scored.error
+    return scored.search_accuracy if classifies(results) else scored.search_error
 
 
-def _height_text(results: Results, height: float | None, digits: int = 2) -> str:
-    return percent(height, digits) if _classifies(results) else error_text(objective_of(results), height)
+def height_text(results: Results, height: float | None, digits: int = 2) -> str:
+    """The same as people read it."""
+    return percent(height, digits) if classifies(results) else error_text(objective_of(results), height)
 
 
-def _height_scale(results: Results, frame: Frame, heights: Sequence[float]) -> Scale:
-    if not _classifies(results):
+def height_scale(results: Results, frame: Frame, heights: Sequence[float]) -> Scale:
+    """Room for all these heights, and for no accuracy above 100 %."""
+    if not classifies(results):
         return frame.y(*padded(heights, share=0.08))
     low, high = padded(heights, share=0.08, least=0.01)
     return frame.y(low, min(high, 1.04))
 
 
-def _height_axis(results: Results, frame: Frame, y: Scale) -> list[str]:
-    percents = _classifies(results)
+def height_axis(results: Results, frame: Frame, y: Scale) -> list[str]:
+    """The axis of accuracy or error on the search split."""
+    percents = classifies(results)
     factor, count = 100 if percents else 1, int(frame.height // 45)
     values, step = ticks(factor * y.low, factor * y.high, count), tick_step(factor * y.low, factor * y.high, count)
     values = [value for value in values if not percents or value <= 100]
@@ -276,7 +278,16 @@ def _panel(frame: Frame, decisions: Sequence[DecisionRecord], policy: PolicyReco
     return [*parts, line(frame.left, y(0), frame.width - frame.right, y(0), "base")]
 
 
-def _cost_axis(results: Results, cost: str, frame: Frame, x: Scale) -> list[str]:
+def cost_scale(frame: Frame, shares: Sequence[float], limit: float | None) -> Scale:
+    """Room for these shares of the dense cost and the budget, and for the dense network only if they come near it."""
+    low, high = padded([*shares] + ([] if limit is None else [limit]), least=0.02)
+    if 1.0 - high < high - low:
+        high = 1.0 + 0.04 * (1.0 - low)
+    return frame.x(low, high)
+
+
+def cost_axis(results: Results, cost: str, frame: Frame, x: Scale) -> list[str]:
+    """The axis of one cost, as a share of the dense network's and in its unit."""
     count = int(frame.width // 85)
     values, step = ticks(100 * x.low, 100 * x.high, count), tick_step(100 * x.low, 100 * x.high, count)
     dense, unit = results.dense.costs[cost], unit_of(results, cost)
@@ -286,7 +297,8 @@ def _cost_axis(results: Results, cost: str, frame: Frame, x: Scale) -> list[str]
     return x_axis(frame, x, [value / 100 for value in values], labels, name)
 
 
-def _references(frame: Frame, x: Scale, y: Scale, limit: float | None, height: float, said: str) -> list[str]:
+def references(frame: Frame, x: Scale, y: Scale, limit: float | None, height: float, said: str) -> list[str]:
+    """The height of the dense network as a dashed line, and the budget, if there is one, as a dotted line."""
     level = y(height)
     parts = [
         line(frame.left, level, frame.width - frame.right, level, "dense"),

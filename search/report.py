@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from search.latency_report import prediction_plot, staircase_plot
 from search.plots import cost_plot, has_repeats, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
 from search.sensitivity_report import sensitivity_sections
+from search.series_report import series_plot, series_table, with_series
 from search.standing import standing
 from search.svg import colour, marker
 from search.tables import agents_of, budgeted_costs, compare, display_table, winner
@@ -37,8 +39,8 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _intervals(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_fine_tuning(results), _latency(results), _layers(results), sensitivity_sections(results)]
-    sections += [_failures(results), _provenance(results)]
+    sections += [_series(results), _fine_tuning(results), _latency(results), _layers(results)]
+    sections += [sensitivity_sections(results), _failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -149,6 +151,31 @@ def _fine_tuning(results: Results) -> str:
     body = [_row(headings, [*map(_escape, line)], "dense" if line[0] == "dense" else "") for line in cells]
     said = "".join(f'<p class="caption">{_prose(line)}</p>' for line in fine_tuning_verdict(results, record))
     return _section("Fine-tuning", fine_tuning_caption(results, record), _table(headings, body) + said)
+
+
+def _series(results: Results) -> str:
+    trials = with_series(results)
+    if not trials:
+        return ""
+    return _section(
+        "Networks on the way",
+        "Networks that a search kept beside its best policy, numbered from the largest to the smallest and scored on "
+        "the search split. Hollow markers are over the budgets; dotted is the budget. Number N is exported with the "
+        "command below the plot.",
+        "".join(_series_of(results, trial) for trial in trials),
+    )
+
+
+def _series_of(results: Results, trial: TrialRecord) -> str:
+    headings, cells = series_table(results, trial)
+    rows = [_row(headings, [*map(_escape, line)]) for line in cells]
+    command = f"amc export DIR --agent {trial.agent} --seed {trial.seed} --step N --out NEW"
+    plots = (_both(partial(series_plot, results, trial, cost)) for cost in budgeted_costs(results))
+    return (
+        f"<h3>{_swatch(agents_of(results).index(trial.agent))}{_escape(f'{trial.agent}, seed {trial.seed}')}</h3>"
+        f'{"".join(plots)}<pre class="command">{_escape(command)}</pre>'
+        f"<details><summary>All {len(rows)} networks</summary>{_table(headings, rows)}</details>"
+    )
 
 
 def _latency(results: Results) -> str:

@@ -178,6 +178,10 @@ def format_rows(rows: Sequence[Row], format: TableFormat = "table") -> str:  # n
     return {"table": _text, "csv": _csv, "json": _json, "md": _markdown}[format](rows)
 
 
+def _text(rows: Sequence[Row]) -> str:
+    return aligned(*display_table(rows))
+
+
 def display_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for people.
 
@@ -377,8 +381,8 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _text(rows: Sequence[Row]) -> str:
-    headings, cells = display_table(rows)
+def aligned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table as text in columns, with a rule below the headings."""
     table = [headings, *cells]
     widths = [max(len(line[column]) for line in table) for column in range(len(headings))]
     left = {"job", "agent", "trials"}

@@ -63,6 +63,7 @@ pre { font: 12.5px/1.55 ui-monospace, SFMono-Regular, Menlo, "Liberation Mono", 
   border-radius: 8px; padding: 14px 16px; margin: 0; overflow-x: auto; }
 pre.error { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-size: 14px; color: var(--soft); padding: 4px 0; }
+pre.command { margin: 12px 0 8px; padding: 8px 12px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 24px; font-size: 14px; margin: 14px 0 0; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -101,6 +102,8 @@ svg .seed { fill: none; stroke: currentColor; stroke-width: 6; stroke-linecap: r
 svg .cloud { fill: none; stroke: currentColor; stroke-width: 5; stroke-linecap: round; opacity: 0.3; }
 svg .front { fill: none; stroke: var(--ink); stroke-width: 1.3; opacity: 0.75; }
 svg .winner { fill: currentColor; stroke: var(--card); stroke-width: 1.8; }
+svg .step { font-size: 11.5px; fill: var(--soft); }
+svg .over { fill: var(--card); stroke: currentColor; stroke-width: 1.8; }
 svg .limit { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 3 3; opacity: 0.7; }
 svg .dense { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 8 4; fill: none; }
 svg circle.dense { fill: var(--card); stroke: var(--ink); stroke-dasharray: none; stroke-width: 1.6; }

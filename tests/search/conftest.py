@@ -23,6 +23,7 @@ from search.results import (
     HistoryPoint,
     PolicyRecord,
     Results,
+    SeriesRecord,
     SplitRecord,
     TrialRecord,
 )
@@ -141,6 +142,19 @@ def run_toy_trial(problem: PruningProblem, agent: Agent, seed: int, evaluations:
         seconds=0.25 * len(seen),
         best=None if best is None else as_policy(problem, best),
         history=tuple(history),
+        series=tuple(map(as_network, agent.series(problem, seen))),
+    )
+
+
+def as_network(kept: Evaluation) -> SeriesRecord:
+    if kept.error is None:
+        raise ValueError("expected an evaluation that was scored")
+    return SeriesRecord(
+        widths=kept.widths,
+        costs=dict(kept.costs),
+        search_error=kept.error,
+        search_accuracy=kept.accuracy,
+        feasible=kept.feasible,
     )
 
 
@@ -186,6 +200,7 @@ def without_accuracies(results: Results) -> Results:
             update={
                 "best": trial.best and trial.best.model_copy(update=none),
                 "history": tuple(point.model_copy(update={"accuracy": None}) for point in trial.history),
+                "series": tuple(network.model_copy(update={"search_accuracy": None}) for network in trial.series),
             }
         )
         for trial in results.trials
