@@ -27,6 +27,7 @@ class CMAES(Agent):
     """
 
     needs_error_curves = True
+    evaluates_many = True
 
     kind: Literal["cma_es"] = "cma_es"
     sigma: float = Field(default=0.15, gt=0.0)

@@ -48,7 +48,8 @@ class NetAdapt(Agent):
             per resource saved (the released code, and MobileNetV3, arXiv 1905.02244).
     """
 
-    deterministic: ClassVar[bool] = True
+    deterministic = True
+    evaluates_many = True
 
     kind: Literal["netadapt"] = "netadapt"
     initial_reduction: float | None = Field(default=None, gt=0, le=1)

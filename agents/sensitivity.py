@@ -40,7 +40,8 @@ class Sensitivity(Agent):
             spaced up to 0.9.
     """
 
-    deterministic: ClassVar[bool] = True
+    deterministic = True
+    evaluates_many = True
 
     kind: Literal["sensitivity"] = "sensitivity"
     ratios: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(default=None, min_length=1)
