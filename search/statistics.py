@@ -117,4 +117,5 @@ def _interquartile_means(values: FloatArray) -> FloatArray:
 
 def _improvements(first: FloatArray, second: FloatArray) -> FloatArray:
     one, other = first[:, :, None], second[:, None, :]
-    return ((one > other).mean(axis=(1, 2)) + (one >= other).mean(axis=(1, 2))) / 2
+    won: FloatArray = ((one > other).mean(axis=(1, 2)) + (one >= other).mean(axis=(1, 2))) / 2
+    return won
