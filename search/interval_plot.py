@@ -51,7 +51,7 @@ def interval_plot(results: Results, *, width: int = 960) -> str:
         estimate, base = estimate_mean(entrant.scores), middle + 4 if beside else middle - 16
         parts += _bar(x, middle, entrant, estimate, agents.index(entrant.name))
         parts.append(text(0 if beside else side, base, entrant.name, "panel"))
-        parts.append(text(width - (0 if beside else side), base, _figure(results, estimate), "label", "end"))
+        parts.append(text(width - (0 if beside else side), base, _figure(results, estimate), "figure", "end"))
     return drawing(width, frame.height, label, parts)
 
 
@@ -76,8 +76,9 @@ def _axis(results: Results, frame: Frame, x: Scale) -> list[str]:
     parts = [line(x(place), frame.top, x(place), bottom, "grid") for place in places]
     parts += x_axis(frame, x, places, labels, f"{'accuracy' if unit else score_name(results)}, test split")
     if x.low <= dense <= x.high:
+        anchor = "end" if x(dense) > 0.75 * frame.width else "middle"
         parts.append(line(x(dense), frame.top - 6, x(dense), bottom, "dense"))
-        parts.append(text(x(dense), frame.top - 12, f"dense {_text(results, dense)}", "note", "middle"))
+        parts.append(text(x(dense), frame.top - 12, f"dense {_text(results, dense)}", "note", anchor))
     return parts
 
 

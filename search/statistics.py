@@ -117,5 +117,5 @@ def _interquartile_means(values: FloatArray) -> FloatArray:
 
 def _improvements(first: FloatArray, second: FloatArray) -> FloatArray:
     one, other = first[:, :, None], second[:, None, :]
-    odds: FloatArray = ((one > other).mean(axis=(1, 2)) + (one >= other).mean(axis=(1, 2))) / 2
-    return odds
+    won: FloatArray = ((one > other).mean(axis=(1, 2)) + (one >= other).mean(axis=(1, 2))) / 2
+    return won

@@ -98,6 +98,7 @@ svg .curve { fill: none; stroke: currentColor; stroke-width: 2.2; stroke-linejoi
 svg .curve.thin { stroke-width: 1.6; }
 svg .once { stroke: currentColor; stroke-width: 2; stroke-dasharray: 6 5; }
 svg .interval { fill: currentColor; opacity: 0.26; }
+svg .figure { fill: var(--soft); stroke: var(--card); stroke-width: 5px; paint-order: stroke; }
 svg .seed { fill: none; stroke: currentColor; stroke-width: 6; stroke-linecap: round; opacity: 0.6; }
 svg .cloud { fill: none; stroke: currentColor; stroke-width: 5; stroke-linecap: round; opacity: 0.3; }
 svg .front { fill: none; stroke: var(--ink); stroke-width: 1.3; opacity: 0.75; }
