@@ -52,5 +52,6 @@ PAPER = DDPG(
     sigma_decay=0.95,
     stored_action="raw",
 )
-#: begins with local search from the allocation of the reconstruction errors, and refines that allocation
+#: begins with local search from the allocation of the reconstruction errors, and refines that allocation. On four toy
+#: problems of six decisions and interaction 2 it lost to local search alone: regret 0.0028 against 0.0000
 REFINE = DDPG(name="ddpg-refine", warmup="heuristic", residual=0.2, sigma=0.2, final_sigma=0.02)
