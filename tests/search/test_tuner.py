@@ -90,7 +90,7 @@ agents: [{kind: random}]
 evaluations: 10
 resources: {trials_in_parallel: 1, evaluations_in_parallel: 2}
 """
-_PATIENCE_S = 180.0
+_PATIENCE_S = 600.0
 
 Start = Callable[..., "Driver"]
 
