@@ -6,7 +6,7 @@ The functions below are the analysis by itself; `amc sensitivity` and the report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
