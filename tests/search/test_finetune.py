@@ -101,7 +101,7 @@ def test_a_job_shows_its_winners_before_and_after(spec: Path, tmp_path: Path) ->
         assert winner.before.search_accuracy == row.search_accuracy
         assert winner.after is not None
         assert winner.after.test_accuracy == row.fine_tuned_accuracy
-        assert winner.after.test_accuracy > (winner.before.test_accuracy or 0.0) + 0.1
+        assert (winner.after.test_accuracy or 0.0) > (winner.before.test_accuracy or 0.0) + 0.1
         assert winner.losses[3] < winner.losses[0]
         assert winner.steps == 40
         files = {path.name for path in (job / "finetune" / winner.folder).iterdir()}

@@ -183,9 +183,11 @@ def test_csv_exactly(tiny: Results) -> None:
         "job,spec_id,agent,kind,seeds,finished,failed,interrupted,feasible,evaluations,distinct,stopped,best_reward,"
         "best_seed,search_accuracy,test_accuracy,test_mean,test_std,test_iqm,test_iqm_low,test_iqm_high,objective,"
         "search_error,test_error,test_error_mean,test_error_std,test_error_iqm,test_error_iqm_low,test_error_iqm_high,"
-        "improvement,improvement_low,improvement_high,improvement_over,seconds,macs,macs_of_dense,size,size_of_dense\n"
-        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,0,,,0.93,0.928,,,,,,top1,0.07,0.072,,,,,,,,,,0.0,62800000.0,1.0,1700000.0,1.0\n"
-        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,0,-0.25,0,0.75,0.75,0.75,,0.75,,,top1,0.25,0.25,0.25,,0.25,,,,,,,1.5,"
+        "improvement,improvement_low,improvement_high,improvement_over,seconds,fine_tuned_accuracy,fine_tuned_error,"
+        "macs,macs_of_dense,size,size_of_dense\n"
+        "tiny,5f0c2a9b71d34e68,dense,dense,0,0,0,0,0,0,0,0,,,0.93,0.928,,,,,,top1,0.07,0.072,,,,,,,,,,0.0,,,"
+        "62800000.0,1.0,1700000.0,1.0\n"
+        "tiny,5f0c2a9b71d34e68,uniform,uniform,1,1,0,0,1,1,1,0,-0.25,0,0.75,0.75,0.75,,0.75,,,top1,0.25,0.25,0.25,,0.25,,,,,,,1.5,,,"
         "31400000.0,0.5,850000.0,0.5\n"
     )
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_the_same_arguments_give_the_same_weights_and_no_global_generator_moves(
 @pytest.mark.parametrize("length", [{"epochs": 4}, {"epochs": None, "steps": 24}])
 @pytest.mark.parametrize("stop", [1, 7, 10, 22, 24])
 def test_resumption_is_exact(
-    training: Split, dense: nn.Module, tmp_path: Path, length: dict[str, int | None], stop: int
+    training: Split, dense: nn.Module, tmp_path: Path, length: dict[str, Any], stop: int
 ) -> None:
     settings = replace(RECIPE, distillation=0.5, **length)  # epochs of 7 steps
     whole, parts = small(dropout=0.3), small(dropout=0.3)
