@@ -154,8 +154,8 @@ def iterations_to_remove(reduction: float, initial: float, decay: float) -> int 
     """
     if decay == 1.0:
         return math.ceil(reduction / initial - _ROUNDING)
-    rest = 1.0 - reduction * (1.0 - decay) / initial  # = decay^K where the sum is exact
-    return math.ceil(math.log(rest) / math.log(decay) - _ROUNDING) if rest > 0.0 else None
+    gone = reduction * (1.0 - decay) / initial  # = 1 - decay^K where the sum is exact
+    return math.ceil(math.log1p(-gone) / math.log1p(decay - 1.0) - _ROUNDING) if gone < 1.0 else None
 
 
 def propose(problem: PruningProblem, widths: Widths, target: float) -> list[Widths]:
