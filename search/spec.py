@@ -64,6 +64,7 @@ agents:
   - kind: reconstruction
   - kind: uniform
   - kind: random
+  # also: surrogate, cma_es, netadapt, sensitivity, td3, sac, and plan (path: a policy of your own)
 seeds: [0, 1, 2]       # each agent runs once per seed
 evaluations: 70        # of each trial
 
