@@ -32,6 +32,7 @@ from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.splits import DataSplits
 from hw.files import write_atomically
 from search.build import build_problem
+from search.errors import UserError
 from search.latency_job import job_table
 from search.machine import available_cpus, trials_at_once
 from search.progress import OnProgress, TrialProgress, TrialState
@@ -263,7 +264,7 @@ def _ray(address: str | None, data_bytes: int) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="amc-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
     try:
         if address is None:
-            ray.init(
+            _start(
                 address="local",
                 num_cpus=available_cpus(),
                 num_gpus=0,
@@ -279,6 +280,23 @@ def _ray(address: str | None, data_bytes: int) -> Iterator[None]:
         with _signals_ignored():
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(**options: Any) -> None:
+    """Start a Ray of our own.
+
+    Raises:
+        UserError: its processes did not come up in the time that Ray gives them.
+    """
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray's processes did not start in time: the machine is busy, or short of memory; try again when it is "
+            "quieter (the job goes on with amc resume)"
+        ) from error
 
 
 @contextlib.contextmanager
