@@ -136,8 +136,8 @@ def _ratios(results: Results) -> str:
 def _cost(results: Results, cost: str) -> str:
     return _section(
         f"{score_name(results)} against {cost_label(cost)}",
-        "Every whole evaluation that was scored on the search split; those beyond a budget are steps of a heuristic on "
-        "its way. The large markers are the best policies, the thin line is the Pareto front, dotted the budget.",
+        "Every whole evaluation within the budgets, scored on the search split; the large markers are the best "
+        "policies, the thin line is the Pareto front, dotted the budget.",
         _legend(results)
         + _both(lambda width: cost_plot(results, cost, width=width, height=420 if width > 500 else 340)),
     )

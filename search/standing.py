@@ -44,8 +44,10 @@ def few_seeds(jobs: Sequence[Results]) -> str:
     if not few:
         return ""
     counted = ", ".join(f"{name} {count}" for name, count in few.items())
-    true = [f"of {count} about {100 * COVERAGE[count]:.0f} %" for count in sorted(set(few.values())) if count > 1]
-    narrow = f" A 95 % interval over so few is too narrow: in truth it is {_listed(true)}." if true else ""
+    true = [f"of {count} seeds about {100 * COVERAGE[count]:.0f} %" for count in sorted(set(few.values())) if count > 1]
+    narrow = (
+        f" A 95 % interval over so few is too narrow, it holds the truth less often: {_listed(true)}." if true else ""
+    )
     return f"Fewer than {_ENOUGH_SEEDS} seeds: {counted}.{narrow}"
 
 
