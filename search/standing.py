@@ -45,9 +45,7 @@ def few_seeds(jobs: Sequence[Results]) -> str:
         return ""
     counted = ", ".join(f"{name} {count}" for name, count in few.items())
     true = [f"of {count} seeds about {100 * COVERAGE[count]:.0f} %" for count in sorted(set(few.values())) if count > 1]
-    narrow = (
-        f" A 95 % interval over so few is too narrow, it holds the truth less often: {_listed(true)}." if true else ""
-    )
+    narrow = f" A 95 % interval over so few holds the truth less often: {_listed(true)}." if true else ""
     return f"Fewer than {_ENOUGH_SEEDS} seeds: {counted}.{narrow}"
 
 

@@ -151,7 +151,7 @@ def test_errors_are_compared_where_the_network_does_not_classify(job: Job, not_c
 def test_few_seeds_are_warned_of(job: Job) -> None:
     assert few_seeds([job(BEST, UNIFORM)]) == ""
     assert few_seeds([job(BEST, NEXT[:3], UNIFORM)]).startswith(
-        "Fewer than 5 seeds: ddpg 3. A 95 % interval over so few is too narrow, it holds the truth less often: of 3 seeds about "
+        "Fewer than 5 seeds: ddpg 3. A 95 % interval over so few holds the truth less often: of 3 seeds "
     )
     assert few_seeds([job(BEST[:1], UNIFORM)]) == "Fewer than 5 seeds: local_search 1."
 
