@@ -391,9 +391,9 @@ class PruningProblem(ABC):
                 within = middle
             else:
                 over = middle
-        return self.ratios(self.widen(self.widths(scaled(within)), self.widths(scaled(over))))
+        return self.ratios(self._widen(self.widths(scaled(within)), self.widths(scaled(over))))
 
-    def widen(self, within: Widths, over: Widths) -> Widths:
+    def _widen(self, within: Widths, over: Widths) -> Widths:
         """Feasible widths, and infeasible ones that keep some decisions wider: widen each of these that fits."""
         widths = list(within)
         for index, (low, high) in enumerate(zip(within, over, strict=True)):

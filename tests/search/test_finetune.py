@@ -21,12 +21,11 @@ from search.cli import main
 from search.export import load_exported
 from search.finetune_report import spearman
 from search.job import load_results
-from search.progress import FineTuneProgress, OnProgress
+from search.progress import FineTuneProgress
 from search.report import render_report
 from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
 from search.spec_models import Finetune
 from search.tables import compare, display_table
-from search.trial import plan_trials, run_trial
 
 SPEC = """\
 version: 1
@@ -43,15 +42,7 @@ finetune: {epochs: 4, batch: 64, learning_rate: 0.05, images: 600, threads: 1, d
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
-        for trial in plan_trials(job.spec):
-            if trial.name in pending:
-                place = folder / "trials" / trial.name
-                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
-
-    monkeypatch.setattr(search.job, "_search", run_all)
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")
