@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+_ROUNDING = 1e-9
 
 #: what 95 % are in truth: how often the interval of the interquartile mean holds the true one, by the number of seeds,
 #: if these are normal. Few seeds are too alike. Of 2 and 3 seeds exactly, of more by simulation
@@ -64,8 +65,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval, and it lies on one side of zero."""
-        return self.interval is not None and (self.interval[0] > 0.0 or self.interval[1] < 0.0)
+        """Whether there is an interval, and it lies on one side of zero by more than the rounding of a mean."""
+        return self.interval is not None and (self.interval[0] > _ROUNDING or self.interval[1] < -_ROUNDING)
 
     def __neg__(self) -> Estimate:
         return Estimate(-self.value, None if self.interval is None else (-self.interval[1], -self.interval[0]))

@@ -201,3 +201,9 @@ def test_coverage_is_as_stated(count: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(search.statistics, "_RESAMPLES", 1000)
     stated = COVERAGE[count]
     assert covered(count, 600, seed=1) == pytest.approx(stated, abs=4 * math.sqrt(stated * (1 - stated) / 600))
+
+
+def test_what_rounding_leaves_of_zero_does_not_exclude_it() -> None:
+    assert not Estimate(0.002, (1.1e-16, 0.004)).excludes_zero
+    assert not Estimate(-0.002, (-0.004, -1.1e-16)).excludes_zero
+    assert Estimate(0.002, (0.0001, 0.004)).excludes_zero
