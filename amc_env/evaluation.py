@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.cache import cache_folder
-from amc_env.objectives import evaluate_objective, find_objective, network_outputs
+from amc_env.hard_images import HardImages, choose_hard_images
+from amc_env.objectives import KnownImages, evaluate_objective, find_objective, network_outputs
 from amc_env.problem import ChannelMap, Decision, PruningProblem, RewardForm, Score, Widths
 from amc_env.pruning.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from amc_env.pruning.calibration import Calibration, OnProgress
@@ -36,6 +37,7 @@ from amc_env.weights import weights_digest
 from hw.cost import CostModel
 
 SplitName = Literal["search", "test"]
+ScoredName = Literal["search", "test", "hard"]  # hard: those images of the search split
 # Images of about so many pixels go through the network at once, and at least so many images.
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (250 * 32 * 32, 20)  # in smaller ones torch computes 1x1 convolutions without oneDNN
@@ -83,6 +85,11 @@ class NetworkProblem(PruningProblem):
         self.objective = find_objective(evaluation.objective, evaluation.folder)
         if evaluation.finetune.steps > 0:
             check_trainable(data.calibration, self._recipe)
+        if evaluation.hard_images is not None and evaluation.hard_images >= len(data.search):
+            raise ValueError(
+                f"hard_images: expected fewer than the {len(data.search)} images of the search split, got "
+                f"{evaluation.hard_images}; leave it out to score all"
+            )
         example = self._images(data.search, slice(0, 2))
         self.graph = trace_channels(self.network, example)
         check_surgery(self.network, self.graph, example)
@@ -246,8 +253,23 @@ class NetworkProblem(PruningProblem):
         return list(self._batches(self.data.search, _SCORED_BATCH))
 
     @cached_property
-    def _dense_outputs(self) -> dict[SplitName, list[Any]]:
-        """Outputs of the dense network on the splits that were scored, batch by batch."""
+    def _hard(self) -> HardImages:
+        """Chosen by a plan of equal ratios at the budget."""
+        widths = self.widths(self.fit_to_budget(self.ratios(self.smallest_widths) / 2))
+        reference = self._thin(widths, Reuse(self._activations, None, None))
+        self._make_ready(reference)
+        outputs = self._dense_outputs_on("search")
+        count = self.evaluation.hard_images or len(self.data.search)
+        return choose_hard_images(reference, self._scored_batches("search"), outputs, self.objective, count)
+
+    @cached_property
+    def _hard_batches(self) -> list[tuple[torch.Tensor, NDArray[Any]]]:
+        search, chosen = self.data.search, self._hard.chosen
+        return list(self._batches(Split(search.images[chosen], search.labels[chosen], "hard"), _SCORED_BATCH))
+
+    @cached_property
+    def _dense_outputs(self) -> dict[ScoredName, list[Any]]:
+        """Outputs of the dense network on what was scored, batch by batch."""
         return {}
 
     @property
@@ -290,27 +312,35 @@ class NetworkProblem(PruningProblem):
     def _score(
         self, thin: nn.Module, split: SplitName, reuse: Reuse | None = None, give_up_at: float | None = None
     ) -> Score:
-        fold_batchnorm(thin, self.graph.foldable)
-        thin.to(self.evaluation.torch_dtype)
+        """With `reuse`, as a search scores the network: on the hard images, if these were asked for."""
+        self._make_ready(thin)
+        hard = reuse is not None and self.evaluation.hard_images is not None
+        images: ScoredName = "hard" if hard else split
         return evaluate_objective(
             thin if reuse is None else reuse.forward(thin, "score"),
-            self._scored_batches(split),
+            self._scored_batches(images),
             self.objective,
-            self._dense_outputs_on(split) if self.objective.needs_dense else None,
+            self._dense_outputs_on(images) if self.objective.needs_dense else None,
             total=len(getattr(self.data, split)),
             give_up_at=give_up_at,
+            known=self._hard.rest if hard else KnownImages(),
         )
 
-    def _dense_outputs_on(self, split: SplitName) -> list[Any]:
-        if split not in self._dense_outputs:
-            dense = self._thin(self.dense_widths)
-            fold_batchnorm(dense, self.graph.foldable)
-            dense.to(self.evaluation.torch_dtype)
-            self._dense_outputs[split] = network_outputs(dense, self._scored_batches(split))
-        return self._dense_outputs[split]
+    def _make_ready(self, network: nn.Module) -> None:
+        """To run, not to be pruned or fitted any more."""
+        fold_batchnorm(network, self.graph.foldable)
+        network.to(self.evaluation.torch_dtype)
 
-    def _scored_batches(self, split: SplitName) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
-        batches = self._search_batches if split == "search" else self._batches(self.data.test, _SCORED_BATCH)
+    def _dense_outputs_on(self, images: ScoredName) -> list[Any]:
+        if images not in self._dense_outputs:
+            dense = self._thin(self.dense_widths)
+            self._make_ready(dense)
+            self._dense_outputs[images] = network_outputs(dense, self._scored_batches(images))
+        return self._dense_outputs[images]
+
+    def _scored_batches(self, images: ScoredName) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
+        kept = {"search": lambda: self._search_batches, "hard": lambda: self._hard_batches}
+        batches = kept[images]() if images in kept else self._batches(self.data.test, _SCORED_BATCH)
         return ((images.to(self.evaluation.torch_dtype), labels) for images, labels in batches)
 
     def _kept(self, widths: Widths) -> list[IntArray]:

@@ -106,6 +106,21 @@ def find_objective(name: str, folder: Path | None = None) -> Objective:
     return Objective(name, _TopK(int(top[1])), classifies=True, worst=1.0)
 
 
+@dataclass(frozen=True)
+class KnownImages:
+    """Images of a split whose errors are taken as known: the network need not run on them.
+
+    Attributes:
+        images: their number.
+        error_sum: of their errors.
+        correct: how many of them are classified rightly; None where the network does not classify.
+    """
+
+    images: int = 0
+    error_sum: float = 0.0
+    correct: int | None = 0
+
+
 def evaluate_objective(
     network: Callable[[torch.Tensor], Any],
     batches: Iterable[Batch],
@@ -114,6 +129,7 @@ def evaluate_objective(
     *,
     total: int,
     give_up_at: float | None = None,
+    known: KnownImages = KnownImages(),
 ) -> Score:
     """The objective's mean error over the images, and top-1 if the network classifies.
 
@@ -127,8 +143,9 @@ def evaluate_objective(
         objective: gives the errors.
         dense_outputs: the dense network's outputs on the same batches, as of `network_outputs`; None if the objective
             does not need them.
-        total: images in all batches.
+        total: images in all batches, and known ones.
         give_up_at: an error that the network must stay below to be of interest.
+        known: images that count although they are in no batch.
 
     Raises:
         ValueError: outputs, labels or errors are not as the objective needs them, a batch or its dense outputs is
@@ -137,7 +154,7 @@ def evaluate_objective(
     if objective.needs_dense and dense_outputs is None:
         raise ValueError(f"objective {objective.name!r}: needs the dense network's outputs, got None")
     dense = dense_outputs if objective.needs_dense and dense_outputs is not None else itertools.repeat(None)
-    tally = _Tally()
+    tally = _Tally(known)
     with torch.inference_mode():
         for (images, given), dense_output in zip(batches, dense, strict=objective.needs_dense):
             labels = torch.as_tensor(given, device=images.device)
@@ -157,14 +174,14 @@ def evaluate_objective(
 class _Tally:
     """Sums over the images seen."""
 
-    def __init__(self) -> None:
-        self.error_sum, self.seen = 0.0, 0
-        self._correct, self._classifies = 0, True
+    def __init__(self, known: KnownImages) -> None:
+        self.error_sum, self.seen = known.error_sum, known.images
+        self._correct, self._classifies = known.correct or 0, known.correct is not None
 
     def add(self, errors: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
         self.error_sum += float(errors.sum())
         self.seen += len(labels)
-        self._classifies = self._classifies and _is_classification(outputs, labels)
+        self._classifies = self._classifies and is_classification(outputs, labels)
         if self._classifies:
             self._correct += int((outputs.argmax(dim=1) == labels).sum())
 
@@ -211,7 +228,7 @@ def _check_logits(name: str, outputs: Any) -> None:
         )
 
 
-def _is_classification(outputs: Any, labels: torch.Tensor) -> bool:
+def is_classification(outputs: Any, labels: torch.Tensor) -> bool:
     """Whether top-1 means something: logits of two classes or more, and labels that are among them."""
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         return False

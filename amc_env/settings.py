@@ -81,6 +81,8 @@ class EvaluationSettings:
             an output.
         objective: what the error of a network is: see `amc_env.objectives`.
         folder: where the module of an objective of the user's own is looked for first; None: the current directory.
+        hard_images: of the search split, on how many a search runs each plan: those on which a plan of equal ratios at
+            the budget diverges most from the dense network. The others count with that plan's errors. None: all.
         stop_early: stop the evaluation of a plan as soon as it cannot become the best. Plans that an agent asks for
             at once are all compared with the best before them.
         dtype: of the scored network's weights and activations.
@@ -94,6 +96,7 @@ class EvaluationSettings:
     rows: int = 5000
     objective: str = "top1"
     folder: Path | None = None
+    hard_images: int | None = None
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
@@ -106,6 +109,8 @@ class EvaluationSettings:
         for name in ("images", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.hard_images is not None and self.hard_images < 1:
+            raise ValueError(f"hard_images: expected at least 1, or none to score all, got {self.hard_images}")
         if self.fidelity == "sequential" and self.recalibrate_batchnorm:
             raise ValueError(
                 "recalibrate_batchnorm: batch norm recalibration after sequential reconstruction does harm (the fit "

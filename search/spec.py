@@ -51,6 +51,7 @@ evaluation:
   images: 100          # of the calibration images, how many a fit in the search uses; the final network uses all
   rows: 2000           # samples of each layer in that fit
   objective: top1      # or top5, cross_entropy, agreement (with the dense network), "module:function"
+  # hard_images: 200   # score plans on so many images of the search split: those on which plans differ
   stop_early: false    # stop scoring a plan as soon as it cannot become the best
   dtype: float32       # or bfloat16
   device: auto         # a GPU if there is one; or cpu, cuda

@@ -185,6 +185,7 @@ class Evaluation(_Part):
     rows: Count = 5000
     objective: str = "top1"
     folder: Path | None = None
+    hard_images: Count | None = None
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
