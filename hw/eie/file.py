@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def load_matrix(path: Path) -> EIEMatrix:
     try:
         arrays = _arrays(path)
         return _matrix(arrays)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # as zipfile raises them
         raise ValueError(f"{path}: no matrix in EIE's form, or a damaged one: {error}") from error
 
 
