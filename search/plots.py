@@ -5,13 +5,15 @@ Pure functions of `Results`. Colours come from `theme.CSS`, which the page holds
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from xml.sax.saxutils import escape
 
-from search.figures import cost_label, error_text, human, objective_label, percent
+from search.figures import cost_label, duration, error_text, human, objective_label, percent
 from search.results import DecisionRecord, DenseRecord, HistoryPoint, PolicyRecord, Results, SeriesRecord
 from search.svg import (
     Frame,
@@ -35,60 +37,91 @@ from search.svg import (
 )
 from search.tables import agents_of, finished_trials, objective_of, unit_of, winner
 
+#: of the curves of the agents: all evaluations, those of widths that a trial had not met before, time
+Over = Literal["evaluations", "distinct evaluations", "time"]
+
 
 @dataclass(frozen=True)
 class Progress:
-    """Best reward after each evaluation, over the seeds of one agent; -inf while nothing feasible is found."""
+    """Best reward so far, over the seeds of one agent; -inf while nothing feasible is found.
 
+    Attributes:
+        at: after how many evaluations, or seconds of a trial, ascending.
+        middle, low, high: median and range of the seeds there.
+    """
+
+    at: tuple[float, ...]
     middle: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
 
-def progress_of(results: Results, agent: str, *, distinct: bool = False) -> Progress | None:
-    """Median and range over the finished trials; a trial that ended early keeps its last value.
-
-    `distinct` leaves out the evaluations of widths that the trial had met before.
-    """
+def progress_of(results: Results, agent: str, over: Over = "evaluations") -> Progress | None:
+    """Median and range over the finished trials; a trial that ended early keeps its last value."""
     curves = [
-        [-math.inf if point.best_reward is None else point.best_reward for point in points]
+        (
+            [*_positions(points, over)],
+            [-math.inf if point.best_reward is None else point.best_reward for point in points],
+        )
         for trial in finished_trials(results, agent)
-        if (points := _first_met(trial.history) if distinct else trial.history)
+        if (points := _first_met(trial.history) if over == "distinct evaluations" else trial.history)
     ]
     if not curves:
         return None
-    length = max(map(len, curves))
-    columns = list(zip(*(curve + curve[-1:] * (length - len(curve)) for curve in curves), strict=True))
+    at = sorted({position for positions, _ in curves for position in positions})
+    columns = [[_value_at(position, *curve) for curve in curves] for position in at]
     middle = (-math.inf if -math.inf in _middles(column) else statistics.median(column) for column in columns)
-    return Progress(tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
+    return Progress(tuple(at), tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
 
 
-def progress_plot(results: Results, *, width: int = 960, height: int = 380, distinct: bool = False) -> str:
-    """Best reward against evaluations: the median over the seeds with a band min..max, one colour for each agent.
+def _positions(points: Sequence[HistoryPoint], over: Over) -> Iterable[float]:
+    if over == "time":
+        return (point.seconds or 0.0 for point in points)
+    return range(1, len(points) + 1)
+
+
+def _value_at(position: float, positions: Sequence[float], values: Sequence[float]) -> float:
+    passed = bisect.bisect_right(positions, position)
+    return values[passed - 1] if passed else -math.inf
+
+
+def progress_plot(results: Results, *, width: int = 960, height: int = 380, over: Over = "evaluations") -> str:
+    """Best reward against evaluations or time: the median over the seeds with a band min..max, a colour for each agent.
 
     An agent of one evaluation is a dashed line; one that ended before the others has its marker where it did. The axis
     starts at the lowest median that an agent has after a tenth of its evaluations; what is worse lies on the lower
-    edge. `distinct` counts only evaluations of widths that a trial had not met before.
+    edge.
     """
-    progress = {agent: progress_of(results, agent, distinct=distinct) for agent in agents_of(results)}
+    progress = {agent: progress_of(results, agent, over) for agent in agents_of(results)}
     shown = {agent: curve for agent, curve in progress.items() if curve and max(curve.high) > -math.inf}
-    axis = "distinct evaluations" if distinct else "evaluations"
-    label = f"Best reward against {axis} of {_listed(shown)}"
+    label = f"Best reward against {over} of {_listed(shown)}"
     if not shown:
         return _empty(width, label, "no finished trial found a feasible policy")
     frame = Frame(width, height, left=70)
-    longest = max(len(curve.middle) for curve in shown.values())
+    longest = max(curve.at[-1] for curve in shown.values())
+    alone = over != "time" and longest == 1
+    unit, axis = _time_unit(longest) if over == "time" else (1.0, str(over))
     starts = [_after_a_tenth(curve.middle) for curve in shown.values()]
     low, high = padded([*filter(math.isfinite, starts), *(curve.high[-1] for curve in shown.values())], least=1e-4)
-    x, y = frame.x(0 if longest > 1 else 0.5, longest + (0 if longest > 1 else 0.5)), frame.y(low, high)
+    x, y = frame.x(0.5 if alone else 0, longest + (0.5 if alone else 0)), frame.y(low, high)
     y_values, y_step = ticks(low, high, height // 45), tick_step(low, high, height // 45)
-    x_values = [value for value in ticks(1, longest, width // 85) if value == int(value)] if longest > 1 else [1]
+    x_values = [1.0] if alone else ticks(0 if over == "time" else 1, longest / unit, width // 85)
+    if over != "time":
+        x_values = [value for value in x_values if value == int(value)]
     parts = y_axis(frame, y, y_values, [number(value, y_step) for value in y_values], "best reward")
-    parts += x_axis(frame, x, x_values, [f"{value:,.0f}" for value in x_values], axis)
+    parts += x_axis(frame, x, [value * unit for value in x_values], [f"{value:,.4g}" for value in x_values], axis)
     agents = list(progress)
     for agent, curve in shown.items():
-        parts += _curve(frame, x, y, curve, agents.index(agent), agent)
+        parts += _curve(frame, x, y, curve, agents.index(agent), agent, over)
     return drawing(width, height, label, parts)
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    """The unit in which so much time is told, in seconds, and the name of the axis."""
+    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds > 2 * unit:
+            return unit, f"{name} of a trial"
+    return 1.0, "seconds of a trial"
 
 
 def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
@@ -156,6 +189,13 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
         if not front or accuracy > front[-1][1]:
             front.append((cost, accuracy))
     return front
+
+
+def has_times(results: Results) -> bool:
+    """Whether it is known when each evaluation was (older results do not tell) and an agent made several."""
+    points = [point for trial in results.trials if trial.status == "finished" for point in trial.history]
+    several = any(len(trial.history) > 1 for trial in results.trials if trial.status == "finished")
+    return several and all(point.seconds is not None for point in points)
 
 
 def has_repeats(results: Results) -> bool:
@@ -241,23 +281,24 @@ def _after_a_tenth(values: Sequence[float]) -> float:
     return next((value for value in values[len(values) // 10 :] if math.isfinite(value)), -math.inf)
 
 
-def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, index: int, agent: str) -> list[str]:
+def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, index: int, agent: str, over: Over) -> list[str]:
     css = colour(index)
-    last = f"{agent}: {curve.middle[-1]:.4f} after {len(curve.middle)} evaluations"
     if len(curve.middle) == 1:
         level = y(curve.high[0])
         dashed = line(frame.left, level, frame.width - frame.right, level, f"once {css}")
         return [f"<g><title>{escape(agent)}: {curve.high[0]:.4f}, one evaluation</title>{dashed}</g>"]
+    length = duration(curve.at[-1]) if over == "time" else f"{len(curve.at)} {over}"
+    last = f"{agent}: {curve.middle[-1]:.4f} after {length}"
     parts = []
-    found = [at for at, value in enumerate(curve.high) if math.isfinite(value)]
-    upper = steps([(x(at + 1), y(curve.high[at])) for at in found])
-    lower = steps([(x(at + 1), y(curve.low[at])) for at in found])
+    found = [i for i, value in enumerate(curve.high) if math.isfinite(value)]
+    upper = steps([(x(curve.at[i]), y(curve.high[i])) for i in found])
+    lower = steps([(x(curve.at[i]), y(curve.low[i])) for i in found])
     if curve.low != curve.high:
         parts.append(path([*upper, *reversed(lower)], f"band {css}", closed=True))
-    middle = [(x(at + 1), y(value)) for at, value in enumerate(curve.middle) if math.isfinite(value)]
+    middle = [(x(at), y(value)) for at, value in zip(curve.at, curve.middle, strict=True) if math.isfinite(value)]
     if middle:
         parts.append(f"<g><title>{escape(last)}</title>{path(steps(middle), f'curve {css}')}</g>")
-    if middle and len(curve.middle) < x.high:
+    if middle and curve.at[-1] < x.high:
         parts.append(marker(index, *middle[-1], 6, f"winner {css}"))
     return parts
 

@@ -15,7 +15,7 @@ from search.figures import cost_label, duration, human, percent
 from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict
 from search.interval_plot import interval_plot
 from search.latency_report import prediction_plot, staircase_plot
-from search.plots import cost_plot, has_repeats, progress_plot, ratios_plot, score_name
+from search.plots import Over, cost_plot, has_repeats, has_times, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
 from search.sensitivity_report import sensitivity_sections
 from search.series_report import series_plot, series_table, with_series
@@ -111,17 +111,19 @@ def _intervals(results: Results) -> str:
 
 
 def _progress(results: Results) -> str:
-    def plot(distinct: bool) -> str:
-        return _both(
-            lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300, distinct=distinct)
-        )
+    def plot(over: Over) -> str:
+        return _both(lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300, over=over))
 
-    again = has_repeats(results)
+    content = _legend(results) + plot("evaluations")
+    if has_repeats(results):
+        content += f"<h3>Without repeated evaluations</h3>{plot('distinct evaluations')}"
+    if has_times(results):
+        content += f"<h3>Over time</h3>{plot('time')}"
     return _section(
         "Best reward against evaluations",
         "Median over the seeds, the band from the worst seed to the best. Dashed: an agent of one evaluation. The axis "
-        "leaves out the first, poor evaluations.",
-        _legend(results) + plot(False) + (f"<h3>Without repeated evaluations</h3>{plot(True)}" if again else ""),
+        "leaves out the first, poor evaluations. Time is that of each trial, beside whatever ran with it.",
+        content,
     )
 
 

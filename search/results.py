@@ -40,7 +40,7 @@ class EvaluationRecord(Record):
 
 
 class HistoryPoint(Record):
-    """An evaluation as the report plots it."""
+    """An evaluation as the report plots it; `seconds` since the trial began, over all its attempts."""
 
     widths: tuple[int, ...] = ()
     reward: float | None
@@ -49,6 +49,7 @@ class HistoryPoint(Record):
     costs: dict[str, float]
     best_reward: float | None
     stopped_early: bool = False
+    seconds: float | None = None
 
 
 class PolicyRecord(Record):

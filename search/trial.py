@@ -215,7 +215,9 @@ def _record(
 ) -> TrialRecord:
     history = []
     best: float | None = None
+    spent = 0.0
     for record in records:
+        spent += record.seconds
         if record.reward is not None and (best is None or record.reward > best):
             best = record.reward
         history.append(
@@ -227,6 +229,7 @@ def _record(
                 costs=record.costs,
                 best_reward=best,
                 stopped_early=record.stopped_early,
+                seconds=spent,
             )
         )
     return TrialRecord(

@@ -68,7 +68,15 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None
 
 
 def comparable(results: Results) -> Results:
-    trials = tuple(trial.model_copy(update={"seconds": 0.0}) for trial in results.trials)
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "seconds": 0.0,
+                "history": tuple(point.model_copy(update={"seconds": 0.0}) for point in trial.history),
+            }
+        )
+        for trial in results.trials
+    )
     return results.model_copy(update={"seconds": 0.0, "created": "", "trials": trials})
 
 

@@ -18,7 +18,16 @@ from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 from search.figures import percent
 from search.interval_plot import interval_plot
-from search.plots import cost_plot, has_repeats, pareto_front, progress_of, progress_plot, ratios_plot, score_name
+from search.plots import (
+    cost_plot,
+    has_repeats,
+    has_times,
+    pareto_front,
+    progress_of,
+    progress_plot,
+    ratios_plot,
+    score_name,
+)
 from search.report import render_report, write_report
 from search.results import HistoryPoint, Results
 from search.standing import few_seeds, standing
@@ -341,7 +350,7 @@ def test_drawings_are_well_formed_and_stay_inside(toy_results: ToyResults, decis
         cost_plot(results, "macs", width=width),
         cost_plot(results, "size", width=width),
         interval_plot(results, width=width),
-        progress_plot(results, width=width, distinct=True),
+        progress_plot(results, width=width, over="distinct evaluations"),
     ):
         root = ElementTree.fromstring(drawing)
         _, _, right, bottom = map(float, root.attrib["viewBox"].split())
@@ -391,6 +400,42 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
     assert progress.high == (-0.6, -0.3, -0.2)
 
 
+def test_progress_over_time_holds_each_best_until_the_next(toy_results: ToyResults) -> None:
+    results = toy_results(evaluations=2)
+    times = ((1.0, 4.0), (2.0, 3.0), (0.5, 9.0))
+    values = ((-0.5, -0.1), (-0.4, -0.2), (-0.9, -0.8))
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "history": tuple(
+                    HistoryPoint(
+                        reward=best,
+                        error=-best,
+                        accuracy=None,
+                        costs=results.dense.costs,
+                        best_reward=best,
+                        seconds=at,
+                    )
+                    for at, best in zip(*pair, strict=True)
+                )
+            }
+        )
+        for trial, *pair in zip(results.trials, times, values, strict=False)
+    )
+    changed = results.model_copy(update={"trials": trials})
+    progress = progress_of(changed, "random", "time")
+    assert progress is not None
+    assert progress.at == (0.5, 1.0, 2.0, 3.0, 4.0, 9.0)
+    none = float("-inf")
+    assert progress.middle == (none, -0.9, -0.5, -0.5, -0.2, -0.2)
+    assert progress.high == (-0.9, -0.5, -0.4, -0.2, -0.1, -0.1)
+    assert has_times(changed)
+    assert "seconds of a trial" in progress_plot(changed, over="time")
+    assert "Over time" in render_report(changed)
+    assert not has_times(results)
+    assert "Over time" not in render_report(results)
+
+
 def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyResults) -> None:
     results = toy_results(agents=[Uniform()], evaluations=1)
     history = tuple(
@@ -401,7 +446,7 @@ def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyR
     )
     trial = results.trials[0].model_copy(update={"history": history, "evaluations": 5, "distinct": 3})
     changed = results.model_copy(update={"trials": (trial,)})
-    every, distinct = progress_of(changed, "uniform"), progress_of(changed, "uniform", distinct=True)
+    every, distinct = progress_of(changed, "uniform"), progress_of(changed, "uniform", "distinct evaluations")
     assert every is not None
     assert distinct is not None
     assert every.middle == (-0.5, -0.4, -0.4, -0.3, -0.3)
