@@ -13,7 +13,22 @@ from hw.latency_table import Entry, LatencyTable, describe
 from search.figures import human, percent
 from search.latency import Verification
 from search.results import LatencyRecord, StaircaseRecord
-from search.svg import Frame, dots, drawing, line, marker, number, padded, path, text, tick_step, ticks, x_axis, y_axis
+from search.svg import (
+    Frame,
+    colour,
+    dots,
+    drawing,
+    line,
+    marker,
+    number,
+    padded,
+    path,
+    text,
+    tick_step,
+    ticks,
+    x_axis,
+    y_axis,
+)
 from search.theme import CSS
 
 _RELIABLE = 0.03  # median error of a network left out of the fit
@@ -102,7 +117,7 @@ def prediction_plot(
         parts.append(line(x(start), y(start * share), x(end), y(end * share), css))
     parts.append(dots([(x(predicted), y(measured)) for predicted, measured in checks], "cloud c0"))
     for predicted, measured, index, tip in winners:
-        parts.append(marker(index, x(predicted), y(measured), 7, f"winner c{index % 8}", tip))
+        parts.append(marker(index, x(predicted), y(measured), 7, f"winner {colour(index)}", tip))
     return drawing(width, height, label, parts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
-COLOURS = 8
+COLOURS = 12
 
 Point = tuple[float, float]
 

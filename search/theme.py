@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 #: colours of the agents in order; after Okabe and Ito (2008), shifted to at least 3:1 against the page
-_LIGHT = ("#0072b2", "#c8500a", "#00835c", "#a8479a", "#a87400", "#2a8fc9", "#5f6672", "#8a5a3c")
-_DARK = ("#56b4e9", "#ff8b4a", "#2fc79a", "#e79ac6", "#e6b422", "#9fd3f5", "#a9b1bd", "#c9a07f")
+_LIGHT = (
+    "#0072b2", "#c8500a", "#00835c", "#a8479a", "#a87400", "#2a8fc9",
+    "#5f6672", "#8a5a3c", "#5b3fb5", "#5f7a00", "#b3213c", "#0a6f7d",
+)  # fmt: skip
+_DARK = (
+    "#56b4e9", "#ff8b4a", "#2fc79a", "#e79ac6", "#e6b422", "#9fd3f5",
+    "#a9b1bd", "#c9a07f", "#b39df5", "#b5d334", "#ff8095", "#5ccfdd",
+)  # fmt: skip
 
 _VARIABLES = """
 --page: %s; --card: %s; --ink: %s; --soft: %s; --rule: %s; --grid: %s; --warn: %s; --warn-ink: %s; color-scheme: %s;

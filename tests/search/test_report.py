@@ -31,8 +31,9 @@ from search.plots import (
 from search.report import render_report, write_report
 from search.results import HistoryPoint, Results
 from search.standing import few_seeds, standing
-from search.svg import padded, tick_step, ticks
+from search.svg import colour, padded, tick_step, ticks
 from search.tables import compare, display_table
+from search.theme import CSS
 from search.verdict import caveats, score_note, verdict
 
 ToyResults = Callable[..., Results]
@@ -535,3 +536,13 @@ def test_ticks_are_round_and_inside(low: float, width: float, count: int) -> Non
 def test_ticks_of_a_known_range() -> None:
     assert ticks(0.0, 1.0, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert padded([3.0, 3.0], share=0.0, least=2.0) == (2.0, 4.0)
+
+
+def test_each_of_a_dozen_agents_has_a_colour_of_its_own_in_light_and_dark() -> None:
+    declared = re.findall(r"--(c\d+): (#[0-9a-f]{6});", CSS)
+    classes = {colour(index) for index in range(12)}
+    assert len(classes) == 12
+    for name in classes:
+        assert f".{name} {{ color: var(--{name}); }}" in CSS
+        assert sum(declared_name == name for declared_name, _ in declared) == 2  # light and dark
+    assert len({value for _, value in declared}) == 24
