@@ -14,8 +14,10 @@ from hw.sparse.panels import PANEL, SLACK, TiledRows, aligned, row_bounds, sum_p
 from hw.sparse.rows import FloatArray, SparseRows, check_bias
 from hw.sparse.vector import LANES, transpose
 
-#: columns whose activations (256 bytes each for 64 samples) stay in the first level of the cache
-COLUMNS_PER_TILE = 96
+#: columns of a tile: their activations (256 bytes each for 64 samples) stay in the first or second level of the cache
+_FEWEST_COLUMNS, _MOST_COLUMNS = 96, 640
+#: weights that a row should have in a tile, for its sums are read and written for each tile
+_WEIGHTS_PER_TILE = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +31,12 @@ class BatchMatrix:
     tiles: TiledRows
 
     @classmethod
-    def pack(cls, matrix: SparseRows, *, columns_per_tile: int = COLUMNS_PER_TILE) -> BatchMatrix:
-        """Lay out a matrix."""
+    def pack(cls, matrix: SparseRows, *, columns_per_tile: int | None = None) -> BatchMatrix:
+        """Lay out a matrix; the number of columns in a tile follows from its density unless it is given."""
         columns = matrix.shape[1]
+        if columns_per_tile is None:
+            wanted = _WEIGHTS_PER_TILE / max(matrix.density, 1e-6)
+            columns_per_tile = int(np.clip(wanted, _FEWEST_COLUMNS, _MOST_COLUMNS))
         places = np.arange(columns, dtype=np.uint16 if columns < 2**16 else np.int32)
         return cls(TiledRows.pack(matrix, columns_per_tile, places))
 
@@ -54,14 +59,13 @@ class BatchMatrix:
         Raises:
             ValueError: activations of another type or shape.
         """
-        rows, columns = self.tiles.shape
+        rows, columns = self.tiles.rows, self.tiles.columns
         if x.dtype != np.float32 or x.ndim != 2 or x.shape[1] != columns:
             raise ValueError(f"expected activations float32 (batch, {columns}), got {x.dtype} {x.shape}")
         y = np.empty((len(x), rows), np.float32)
-        tiles = self.tiles
         _matmul(
-            check_threads(threads), tiles.starts, tiles.offsets, tiles.values, tiles.work, check_bias(bias, rows),
-            np.ascontiguousarray(x).reshape(-1), y.reshape(-1), len(x),
+            check_threads(threads), tuple(self.tiles), check_bias(bias, rows), np.ascontiguousarray(x).reshape(-1),
+            y.reshape(-1), len(x),
         )  # fmt: skip
         return y
 
@@ -101,16 +105,15 @@ def _share(count: int, thread: int, threads: int) -> int:
 
 @compiled
 def _multiply(
-    thread: int, threads: int, starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray,
-    work: NDArray[np.int64], bias: FloatArray, source: FloatArray, target: FloatArray, y: FloatArray, batch: int,
+    thread: int, threads: int, tiles: TiledRows, bias: FloatArray, source: FloatArray, target: FloatArray,
+    y: FloatArray, batch: int,
 ) -> None:  # fmt: skip
     """The rows of one thread, written back sample by sample."""
-    rows, columns = len(bias), (len(source) - SLACK) // _filled(batch)
-    first, last = row_bounds(work, thread, threads)
+    first, last = row_bounds(tiles, thread, threads)
     for panel in range(0, batch, PANEL):
         width, held = widest(batch - panel), min(PANEL, batch - panel)
-        sum_panel(width, first, last, starts, offsets, values, source, panel * columns, width, bias, target, 0, width)
-        _transpose_block(target, first * width, width, last - first, held, y, panel * rows + first, rows)
+        sum_panel(width, tiles, first, last, source, panel * tiles.columns, width, bias, target, 0, width)
+        _transpose_block(target, first * width, width, last - first, held, y, panel * tiles.rows + first, tiles.rows)
 
 
 @compiled
@@ -121,19 +124,14 @@ def _filled(batch: int) -> int:
 
 
 @parallel
-def _matmul(
-    threads: int, starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray, work: NDArray[np.int64],
-    bias: FloatArray, x: FloatArray, y: FloatArray, batch: int,
-) -> None:  # fmt: skip
-    if batch == 0:
-        return
-    columns = len(x) // batch
-    source, target = aligned(columns * _filled(batch) + SLACK), aligned(len(bias) * PANEL)
+def _matmul(threads: int, weights: tuple[Any, ...], bias: FloatArray, x: FloatArray, y: FloatArray, batch: int) -> None:
+    tiles = TiledRows(*weights)
+    source, target = aligned(tiles.columns * _filled(batch) + SLACK), aligned(tiles.rows * PANEL)
     before = use_threads(threads)
     for index in prange(threads):
         thread = signed(index)
-        _turn_in(thread, threads, x, batch, columns, source)
+        _turn_in(thread, threads, x, batch, tiles.columns, source)
     for index in prange(threads):
         thread = signed(index)
-        _multiply(thread, threads, starts, offsets, values, work, bias, source, target, y, batch)
+        _multiply(thread, threads, tiles, bias, source, target, y, batch)
     use_threads(before)

@@ -16,9 +16,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from hw.sparse.jit import check_threads, compiled, parallel, signed, use_threads
-from hw.sparse.panels import PANEL, SLACK, TiledRows, aligned, row_bounds, sum_panel, widest
+from hw.sparse.panels import PANEL, SLACK, TiledRows, aligned, copy, row_bounds, sum_panel, widest
 from hw.sparse.rows import FloatArray, SparseRows, check_bias
-from hw.sparse.vector import LANES
+from hw.sparse.vector import LANES, at
 
 Pair = tuple[int, int]
 #: bytes of the input that a tile of channels may take in the first level of the cache
@@ -77,6 +77,7 @@ class _Packed:
     """Weights for inputs of one size."""
 
     planes: _Planes
+    phases: tuple[NDArray[np.int64], NDArray[np.int64]]
     tiles: TiledRows
 
 
@@ -145,11 +146,11 @@ class ConvMatrix:
         if size not in self._packed:
             self._packed[size] = self._pack(size)
         packed, window = self._packed[size], self.window
-        rows, planes, tiles = self.matrix.shape[0], packed.planes, packed.tiles
+        rows, planes = self.matrix.shape[0], packed.planes
         y = np.empty((len(x), rows, planes.out_height, planes.out_width), np.float32)
         _convolve(
-            check_threads(threads), planes, window.stride, window.padding, *_phases(window),
-            tiles.starts, tiles.offsets, tiles.values, tiles.work, check_bias(bias, rows), np.ascontiguousarray(x), y,
+            check_threads(threads), tuple(planes), window.stride, window.padding, *packed.phases, tuple(packed.tiles),
+            check_bias(bias, rows), np.ascontiguousarray(x), y,
         )  # fmt: skip
         return y
 
@@ -168,7 +169,9 @@ class ConvMatrix:
         seen = 4 * (PANEL + LANES + int(vertical[1].max()) * plane_width) * rows_apart * columns_apart
         per_tile = max(_TILE_BYTES // seen, 1) * window.kernel_size[0] * window.kernel_size[1]
         planes = _Planes(self.in_channels, *size, out_height, out_width, plane_height, plane_width, plane)
-        return _Packed(planes, TiledRows.pack(self.matrix, per_tile, offsets.reshape(-1).astype(np.int32)))
+        return _Packed(
+            planes, _phases(window), TiledRows.pack(self.matrix, per_tile, offsets.reshape(-1).astype(np.int32))
+        )
 
 
 def _phases(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -196,70 +199,81 @@ def _pad(
     for channel in range(planes.channels * thread // threads, planes.channels * (thread + 1) // threads):
         for phase in range(apart):
             top, left = rows_from[phase // len(columns_from)], columns_from[phase % len(columns_from)]
-            start = (channel * apart + phase) * planes.plane
-            plane = source[start : start + planes.plane]
-            plane[planes.plane_height * planes.plane_width :] = 0
-            for row in range(planes.plane_height):
-                line = plane[row * planes.plane_width : (row + 1) * planes.plane_width]
-                y = row * stride[0] + top - padding[0]
-                if y < 0 or y >= planes.height:
-                    line[:] = 0
-                else:
-                    _pad_line(image[channel, y], stride[1], left - padding[1], line)
+            plane = (channel * apart + phase) * planes.plane
+            pixels = channel * planes.height * planes.width
+            _pad_plane(planes, stride, top - padding[0], left - padding[1], image, pixels, source, plane)
 
 
 @compiled
-def _pad_line(pixels: FloatArray, stride: int, first: int, line: FloatArray) -> None:
-    """line[i] = pixels[first + i * stride], and zero outside."""
-    begin = min(max((stride - 1 - first) // stride, 0), len(line))
-    end = min(max((len(pixels) - first + stride - 1) // stride, begin), len(line))
-    line[:begin] = 0
-    line[end:] = 0
-    if stride == 1:
-        line[begin:end] = pixels[first + begin : first + end]
-    else:
-        for place in range(begin, end):
-            line[place] = pixels[first + place * stride]
+def _pad_plane(
+    planes: _Planes, stride: Pair, top: int, left: int, image: FloatArray, pixels: int, source: FloatArray, plane: int
+) -> None:
+    """source[plane + (row, column)] = image[pixels + (top + row * stride, left + column * stride)], zero outside."""
+    width = planes.plane_width
+    begin = min(max((stride[1] - 1 - left) // stride[1], 0), width)
+    end = min(max((planes.width - left + stride[1] - 1) // stride[1], begin), width)
+    line = plane
+    for y in range(top, top + planes.plane_height * stride[0], stride[0]):
+        if y < 0 or y >= planes.height:
+            _clear(source, line, line + width)
+        else:
+            first = pixels + y * planes.width + left
+            _clear(source, line, line + begin)
+            if stride[1] == 1:
+                copy(source, line + begin, image, first + begin, end - begin)
+            else:
+                for place in range(begin, end):
+                    source[line + place] = at(image, first + place * stride[1])
+            _clear(source, line + end, line + width)
+        line += width
+    _clear(source, line, plane + planes.plane)
+
+
+@compiled
+def _clear(source: FloatArray, first: int, last: int) -> None:
+    for place in range(first, last):
+        source[place] = 0
 
 
 @compiled
 def _sum(
-    thread: int, threads: int, planes: _Planes, starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray,
-    work: NDArray[np.int64], bias: FloatArray, source: FloatArray, target: FloatArray, y: FloatArray,
+    thread: int, threads: int, planes: _Planes, tiles: TiledRows, bias: FloatArray, source: FloatArray,
+    target: FloatArray, y: FloatArray,
 ) -> None:  # fmt: skip
     """The output channels of one thread, without the results that belong to the padding."""
-    first, last = row_bounds(work, thread, threads)
+    first, last = row_bounds(tiles, thread, threads)
     positions = (planes.out_height - 1) * planes.plane_width + planes.out_width
     pitch = (positions + PANEL - 1) // PANEL * PANEL
     start = 0
     while start < positions:
         width = widest(positions - start)
-        sum_panel(width, first, last, starts, offsets, values, source, start, 1, bias, target, start, pitch)
+        sum_panel(width, tiles, first, last, source, start, 1, bias, target, start, pitch)
         start += width
+    whole = planes.plane_width == planes.out_width
+    height, width = (1, positions) if whole else (planes.out_height, planes.out_width)
     for row in range(first, last):
-        for line in range(planes.out_height):
-            begin = row * pitch + line * planes.plane_width
-            y[row, line] = target[begin : begin + planes.out_width]
+        for line in range(height):
+            copy(y, (row * height + line) * width, target, row * pitch + line * planes.plane_width, width)
 
 
 @parallel
 def _convolve(
-    threads: int, planes: _Planes, stride: Pair, padding: Pair, rows_from: NDArray[np.int64],
-    columns_from: NDArray[np.int64], starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray,
-    work: NDArray[np.int64], bias: FloatArray, x: FloatArray, y: FloatArray,
+    threads: int, geometry: tuple[int, ...], stride: Pair, padding: Pair, rows_from: NDArray[np.int64],
+    columns_from: NDArray[np.int64], weights: tuple[Any, ...], bias: FloatArray, x: FloatArray, y: FloatArray,
 ) -> None:  # fmt: skip
+    planes, tiles = _Planes(*geometry), TiledRows(*weights)
     floats = planes.channels * len(rows_from) * len(columns_from) * planes.plane
     source = aligned(floats + SLACK)
     source[floats:] = 0
     positions = (planes.out_height - 1) * planes.plane_width + planes.out_width
-    target = aligned(len(bias) * ((positions + PANEL - 1) // PANEL * PANEL))
+    target = aligned(tiles.rows * ((positions + PANEL - 1) // PANEL * PANEL))
     before = use_threads(threads)
     for image in range(len(x)):
-        pixels, result = x[image], y[image]
+        pixels, result = x[image].reshape(-1), y[image].reshape(-1)
         for index in prange(threads):
             thread = signed(index)
             _pad(thread, threads, planes, stride, padding, rows_from, columns_from, pixels, source)
         for index in prange(threads):
             thread = signed(index)
-            _sum(thread, threads, planes, starts, offsets, values, work, bias, source, target, result)
+            _sum(thread, threads, planes, tiles, bias, source, target, result)
     use_threads(before)

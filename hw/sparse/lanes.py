@@ -20,16 +20,35 @@ from numba import prange
 from numpy.typing import NDArray
 
 from hw.sparse.jit import check_threads, compiled, parallel, signed, use_threads
-from hw.sparse.rows import SHARED_VALUES, FloatArray, SparseRows, check_bias, check_input
-from hw.sparse.vector import LANES, WINDOW, add, at, decode, load, multiply_add, shift_right, splat, store, window
+from hw.sparse.rows import SHARED_VALUES, FloatArray, SparseRows, aligned_zeros, check_bias, check_input
+from hw.sparse.vector import (
+    LANES,
+    WINDOW,
+    add,
+    at,
+    decode,
+    load,
+    multiply_add,
+    prefetch,
+    shift_right,
+    splat,
+    store,
+    window,
+)
 
 #: base columns are multiples of this many: a finer step fills more lanes, a coarser one crosses fewer cache lines
 BASE_STEP = 8
+#: columns in the unit in which bases are stored: 8 bytes, which an address can be scaled by at no cost
+_BASE_UNIT = 2
 _PLACE_BITS, _CODE_BITS = 5, 4
 #: steps whose places (and codes) share 16 words
-_CODED_GROUP = 32 // (_PLACE_BITS + _CODE_BITS)
-_FLOAT_GROUP = 32 // _PLACE_BITS
-_LARGEST_COLUMN = BASE_STEP * 2**16
+_CODED_STEPS = 32 // (_PLACE_BITS + _CODE_BITS)
+_FLOAT_STEPS = 32 // _PLACE_BITS
+#: steps in one turn of the loop; the last is filled up
+_GROUP = 6
+#: words that are asked for in advance: a page, which the processor's own prefetching does not look beyond
+_WORDS_AHEAD = 1024
+_LARGEST_COLUMN = _BASE_UNIT * 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +57,9 @@ class LaneMatrix:
 
     Attributes:
         shape: (rows, columns).
-        starts: int64 (slices + 1,), groups of steps before each slice.
-        words: uint32 (groups * 16,), three steps of place and code, or six of place, per word.
-        bases: uint16 (steps,), in units of `BASE_STEP` columns.
+        starts: int64 (slices + 1,), groups of six steps before each slice.
+        words: uint32 (groups * 16,) with six steps of places in a word, or (groups * 32,) with three of places and codes.
+        bases: uint16 (steps,), in units of 2 columns.
         order: int32 (slices * 16,), the row of each lane.
         codebook: float32 (16,), unused if values are not shared.
         values: float32 (steps * 16,), empty if they are shared.
@@ -59,7 +78,7 @@ class LaneMatrix:
         """Lay out a matrix.
 
         Args:
-            matrix: of at most 524288 columns.
+            matrix: of at most 131072 columns.
             shared: whether to store 4-bit codes; by default if there are at most 15 different values.
 
         Raises:
@@ -69,33 +88,26 @@ class LaneMatrix:
         if columns > _LARGEST_COLUMN:
             raise ValueError(f"expected at most {_LARGEST_COLUMN} columns, got {columns}")
         shared = matrix.codebook is not None if shared is None else shared
-        group = _CODED_GROUP if shared else _FLOAT_GROUP
         order = np.argsort(-matrix.counts, kind="stable").astype(np.int32)
         slices = -(-rows // LANES)
         starts = np.zeros(slices + 1, np.int64)
         nothing = np.zeros((0, LANES), np.int32)
-        _schedule(matrix.indptr, matrix.indices, order, group, False, starts, np.zeros(0, np.uint16), nothing)
-        steps = group * int(starts[-1])
-        bases, taken = np.zeros(steps, np.uint16), np.full((steps, LANES), -1, np.int32)
-        _schedule(matrix.indptr, matrix.indices, order, group, True, starts, bases, taken)
+        _schedule(matrix.indptr, matrix.indices, order, False, starts, np.zeros(0, np.uint16), nothing)
+        steps = _GROUP * int(starts[-1])
+        bases, taken = aligned_zeros(steps, np.uint16), np.full((steps, LANES), -1, np.int32)
+        _schedule(matrix.indptr, matrix.indices, order, True, starts, bases, taken)
         order = np.concatenate([order, np.full(slices * LANES - rows, -1, np.int32)])
         idle = taken < 0
-        places = _picked(matrix.indices, taken) - BASE_STEP * bases[:, None].astype(np.int32)
+        places = _picked(matrix.indices, taken) - _BASE_UNIT * bases[:, None].astype(np.int32)
         places = np.where(idle, 0, places)
         if not shared:
-            values = np.where(idle, np.float32(0), _picked(matrix.values, taken)).reshape(-1)
-            return cls(
-                matrix.shape,
-                starts,
-                _in_words(places, group, _PLACE_BITS),
-                bases,
-                order,
-                np.zeros(SHARED_VALUES + 1, np.float32),
-                values,
-            )
+            words = _in_words(places, _FLOAT_STEPS, _PLACE_BITS)
+            values = aligned_zeros(LANES * steps, np.float32)
+            values[:] = np.where(idle, np.float32(0), _picked(matrix.values, taken)).reshape(-1)
+            return cls(matrix.shape, starts, words, bases, order, np.zeros(SHARED_VALUES + 1, np.float32), values)
         book, codes = matrix.shared()
         entries = places | np.where(idle, 0, _picked(codes, taken)).astype(np.int32) << _PLACE_BITS
-        words = _in_words(entries, group, _PLACE_BITS + _CODE_BITS)
+        words = _in_words(entries, _CODED_STEPS, _PLACE_BITS + _CODE_BITS)
         return cls(matrix.shape, starts, words, bases, order, book, np.zeros(0, np.float32))
 
     @property
@@ -129,13 +141,13 @@ def _picked(array: NDArray[Any], taken: NDArray[np.int32]) -> NDArray[Any]:
     return array[taken] if len(array) else np.zeros(taken.shape, array.dtype)
 
 
-def _in_words(entries: NDArray[Any], group: int, bits: int) -> NDArray[np.uint32]:
-    """Entries of few bits (steps, 16) as words (steps / group * 16,); the first step has the lowest bits."""
-    grouped = entries.astype(np.uint32).reshape(-1, group, LANES)
-    words = np.zeros((len(grouped), LANES), np.uint32)
-    for step in range(group):
-        words |= grouped[:, step] << np.uint32(bits * step)
-    return words.reshape(-1)
+def _in_words(entries: NDArray[Any], steps: int, bits: int) -> NDArray[np.uint32]:
+    """Entries of few bits (n * steps, 16) as words uint32 (n * 16,); the first step has the lowest bits."""
+    grouped = entries.astype(np.uint32).reshape(-1, steps, LANES)
+    words = aligned_zeros(len(grouped) * LANES, np.uint32)
+    for step in range(steps):
+        words |= (grouped[:, step] << np.uint32(bits * step)).reshape(-1)
+    return words
 
 
 @compiled
@@ -152,7 +164,7 @@ def _first_needed(
 
 @compiled
 def _schedule(
-    indptr: NDArray[np.int64], indices: NDArray[np.int32], order: NDArray[np.int32], group: int, fill: bool,
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], order: NDArray[np.int32], fill: bool,
     starts: NDArray[np.int64], bases: NDArray[np.uint16], taken: NDArray[np.int32],
 ) -> None:  # fmt: skip
     """Which non-zero each lane takes in each step; without `fill`, only how many groups of steps each slice needs.
@@ -165,19 +177,19 @@ def _schedule(
         for lane in range(lanes):
             row = order[LANES * part + lane]
             ahead[lane], ends[lane] = indptr[row], indptr[row + 1]
-        step = group * starts[part]
+        step = _GROUP * starts[part]
         first = _first_needed(ahead, ends, lanes, indices, _LARGEST_COLUMN)
         while first < _LARGEST_COLUMN:
-            base = first // BASE_STEP
+            base = first // BASE_STEP * BASE_STEP
             for lane in range(lanes):
-                if ahead[lane] < ends[lane] and indices[ahead[lane]] < BASE_STEP * base + WINDOW:
+                if ahead[lane] < ends[lane] and indices[ahead[lane]] < base + WINDOW:
                     if fill:
-                        taken[step, lane], bases[step] = ahead[lane], base
+                        taken[step, lane], bases[step] = ahead[lane], base // _BASE_UNIT
                     ahead[lane] += 1
             step += 1
             first = _first_needed(ahead, ends, lanes, indices, _LARGEST_COLUMN)
         if not fill:
-            starts[part + 1] = (step + group - 1) // group
+            starts[part + 1] = (step + _GROUP - 1) // _GROUP
 
 
 @compiled
@@ -216,14 +228,15 @@ def _coded(
     sums = np.empty(LANES, np.float32)
     for part in range(first, last):
         a, b, c = splat(16, 0.0), splat(16, 0.0), splat(16, 0.0)
-        for group in range(starts[part], starts[part + 1]):
-            word, step = load(16, words, LANES * group), 3 * group
-            base = BASE_STEP * np.int64(at(bases, step))
-            a = multiply_add(decode(codebook, shift_right(word, 5)), window(x, base, word), a)
-            base, word = BASE_STEP * np.int64(at(bases, step + 1)), shift_right(word, 9)
-            b = multiply_add(decode(codebook, shift_right(word, 5)), window(x, base, word), b)
-            base, word = BASE_STEP * np.int64(at(bases, step + 2)), shift_right(word, 9)
-            c = multiply_add(decode(codebook, shift_right(word, 5)), window(x, base, word), c)
+        for group in range(2 * starts[part], 2 * starts[part + 1], 2):
+            for half in (group, group + 1):
+                word, step = load(16, words, LANES * half), 3 * half
+                prefetch(words, LANES * half + _WORDS_AHEAD)
+                a = multiply_add(decode(codebook, shift_right(word, 5)), window(x, 2 * at(bases, step), word), a)
+                word = shift_right(word, 9)
+                b = multiply_add(decode(codebook, shift_right(word, 5)), window(x, 2 * at(bases, step + 1), word), b)
+                word = shift_right(word, 9)
+                c = multiply_add(decode(codebook, shift_right(word, 5)), window(x, 2 * at(bases, step + 2), word), c)
         store(sums, 0, add(add(a, b), c))
         _write(part, sums, order, bias, y)
 
@@ -239,11 +252,13 @@ def _uncoded(
         a, b = splat(16, 0.0), splat(16, 0.0)
         for group in range(starts[part], starts[part + 1]):
             word = load(16, words, LANES * group)
+            prefetch(words, LANES * group + _WORDS_AHEAD // 6)
             for step in range(6 * group, 6 * group + 6, 2):
-                base = BASE_STEP * np.int64(at(bases, step))
-                a = multiply_add(load(16, values, LANES * step), window(x, base, word), a)
-                base, word = BASE_STEP * np.int64(at(bases, step + 1)), shift_right(word, 5)
-                b = multiply_add(load(16, values, LANES * step + LANES), window(x, base, word), b)
+                prefetch(values, LANES * step + _WORDS_AHEAD)
+                a = multiply_add(load(16, values, LANES * step), window(x, 2 * at(bases, step), word), a)
+                word = shift_right(word, 5)
+                place = LANES * (step + 1)
+                b = multiply_add(load(16, values, place), window(x, 2 * at(bases, step + 1), word), b)
                 word = shift_right(word, 5)
         store(sums, 0, add(a, b))
         _write(part, sums, order, bias, y)

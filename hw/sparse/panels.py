@@ -5,45 +5,55 @@ every weight of a row finds its values at one offset from the position of the re
 
     target[row, position] = bias[row] + sum over the row's weights of value * source[offset * scale + position]
 
-64 positions are summed up at a time, in registers. The weights are sorted by tiles of `source` that fit into the first
-level of the cache together with the sums that are carried from tile to tile, and in a tile by rows.
+64 positions are summed up at a time, in registers. The weights are sorted by tiles, in a tile by rows, so that the part
+of `source` that is in use stays in the cache. Among some rows of a tile, those with more weights come first: the length
+of the inner loop then seldom changes, and the processor foresees its end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.sparse.jit import compiled
-from hw.sparse.rows import FloatArray, SparseRows
-from hw.sparse.vector import add, at, load_like, multiply_add, splat, splat_like, store
+from hw.sparse.rows import FloatArray, SparseRows, aligned_zeros
+from hw.sparse.vector import LANES, add, at, load, load_like, multiply_add, splat, splat_like, store
 
 #: positions that are summed up at a time, in registers
 PANEL = 64
+#: rows that are sorted by their weights, and that one thread takes whole; fewer if there are few rows
+_BLOCK, _SMALL_BLOCK, _FEW_ROWS = 64, 16, 256
+#: rows that go through all tiles before the next, so that their sums stay in the second level of the cache
+_ROWS_AT_ONCE = 1024
 #: a source must be readable this many floats past the last position of its last offset
 SLACK = PANEL
 
 
-@dataclass(frozen=True, eq=False)
-class TiledRows:
+class TiledRows(NamedTuple):
     """Weights sorted by tiles of columns, in a tile by rows; an odd number in a row is made even by a zero.
 
+    Compiled code takes it as a plain tuple: numba needs 100 us to find out the type of a named one.
+
     Attributes:
-        shape: (rows, columns).
-        starts: int64 (tiles * rows + 1,), weights before each row of each tile.
+        rows, columns: of the matrix.
+        lines: int32 (tiles * rows,), the row of each line; every block of lines holds the same rows in each tile.
+        starts: int64 (tiles * rows + 1,), weights before each line.
         offsets: uint16 or int32 (weights,), where each finds its values in the source, in units of `scale`.
         values: float32 (weights,).
-        work: int64 (rows + 1,), weights before each row in all tiles together, to share rows out among threads.
+        work: int64 (blocks + 1,), weights before each block in all tiles together, to share out among threads.
+        block: lines in a block; the last may have fewer.
     """
 
-    shape: tuple[int, int]
+    rows: int
+    columns: int
+    lines: NDArray[np.int32]
     starts: NDArray[np.int64]
     offsets: NDArray[Any]
     values: FloatArray
     work: NDArray[np.int64]
+    block: int
 
     @classmethod
     def pack(cls, matrix: SparseRows, columns_per_tile: int, offsets: NDArray[Any]) -> TiledRows:
@@ -57,82 +67,95 @@ class TiledRows:
         rows, columns = matrix.shape
         tiles = max(-(-columns // columns_per_tile), 1)
         part = matrix.indices // columns_per_tile * rows + matrix.rows
-        order = np.argsort(part, kind="stable")
         counts = np.bincount(part, minlength=tiles * rows)
+        block = _BLOCK if rows >= _FEW_ROWS else _SMALL_BLOCK
+        line_of = np.arange(tiles * rows)
+        lines = np.lexsort((line_of, -counts, line_of % max(rows, 1) // block, line_of // max(rows, 1)))
+        line_of[lines] = np.arange(tiles * rows)
+        order = np.argsort(line_of[part], kind="stable")
+        counts = counts[lines]
         even = counts + counts % 2
         starts = np.concatenate([[0], np.cumsum(even)]).astype(np.int64)
         place = np.arange(len(order)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)
-        values, found = np.zeros(starts[-1], np.float32), np.zeros(starts[-1], offsets.dtype)
+        values, found = aligned_zeros(int(starts[-1]), np.float32), aligned_zeros(int(starts[-1]), offsets.dtype)
         values[place] = matrix.values[order]
         found[place] = offsets[matrix.indices[order]]
         filled = (starts[1:] - 1)[counts % 2 == 1]
         found[filled] = found[filled - 1]
-        work = np.concatenate([[0], np.cumsum(even.reshape(tiles, rows).sum(axis=0))]).astype(np.int64)
-        return cls(matrix.shape, starts, found, values, work)
+        per_row = even.reshape(tiles, rows).sum(axis=0)
+        work = np.concatenate([[0], np.add.reduceat(per_row, np.arange(0, rows, block)).cumsum() if rows else []])
+        return cls(
+            rows, columns, (lines % max(rows, 1)).astype(np.int32), starts, found, values, work.astype(np.int64), block
+        )
 
     @property
     def size_bytes(self) -> int:
         """Bytes that one multiplication reads, without activations."""
-        return self.starts.nbytes + self.offsets.nbytes + self.values.nbytes
+        return self.lines.nbytes + self.starts.nbytes + self.offsets.nbytes + self.values.nbytes
 
 
 @compiled
-def row_bounds(work: NDArray[np.int64], thread: int, threads: int) -> tuple[int, int]:
-    """The rows of a thread: about equally many weights for each."""
+def row_bounds(tiles: TiledRows, thread: int, threads: int) -> tuple[int, int]:
+    """The rows of a thread: whole blocks, about equally many weights for each."""
+    work, blocks = tiles.work, len(tiles.work) - 1
     first = 0 if thread == 0 else np.searchsorted(work, work[-1] * thread // threads)
-    last = len(work) - 1 if thread == threads - 1 else np.searchsorted(work, work[-1] * (thread + 1) // threads)
-    return first, last
+    last = blocks if thread == threads - 1 else np.searchsorted(work, work[-1] * (thread + 1) // threads)
+    return min(first * tiles.block, tiles.rows), min(last * tiles.block, tiles.rows)
 
 
 @compiled
-def _panel(
-    zero: Any, tile: int, first: int, last: int, starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray,
-    source: FloatArray, origin: int, scale: int, bias: FloatArray, target: FloatArray, goal: int, pitch: int,
+def _sum_lines(
+    zero: Any, tiles: TiledRows, tile: int, first: int, last: int, source: FloatArray, origin: int, scale: int,
+    bias: FloatArray, target: FloatArray, goal: int, pitch: int,
 ) -> None:  # fmt: skip
     """Some rows of one tile, as many positions as `zero` has lanes. Two sums, because one would wait for itself."""
-    rows = len(bias)
-    for row in range(first, last):
+    starts, offsets, values = tiles.starts, tiles.offsets, tiles.values
+    for line in range(tile * tiles.rows + first, tile * tiles.rows + last):
+        row = int(at(tiles.lines, line))
         place = goal + row * pitch
-        a = splat_like(zero, bias[row]) if tile == 0 else load_like(zero, target, place)
+        a = splat_like(zero, at(bias, row)) if tile == 0 else load_like(zero, target, place)
         b = zero
-        for weight in range(starts[tile * rows + row], starts[tile * rows + row + 1], 2):
-            near = origin + scale * np.int64(at(offsets, weight))
+        for weight in range(at(starts, line), at(starts, line + 1), 2):
+            near, far = origin + scale * int(at(offsets, weight)), origin + scale * int(at(offsets, weight + 1))
             a = multiply_add(splat_like(zero, at(values, weight)), load_like(zero, source, near), a)
-            far = origin + scale * np.int64(at(offsets, weight + 1))
             b = multiply_add(splat_like(zero, at(values, weight + 1)), load_like(zero, source, far), b)
         store(target, place, add(a, b))
 
 
 @compiled
-def sum_panel(
-    width: int, first: int, last: int, starts: NDArray[np.int64], offsets: NDArray[Any], values: FloatArray,
-    source: FloatArray, origin: int, scale: int, bias: FloatArray, target: FloatArray, goal: int, pitch: int,
+def _sum_rows(
+    zero: Any, tiles: TiledRows, first: int, last: int, source: FloatArray, origin: int, scale: int,
+    bias: FloatArray, target: FloatArray, goal: int, pitch: int,
 ) -> None:  # fmt: skip
-    """`width` positions (16, 32 or 64) of some rows.
+    """Some rows, a few blocks after the other."""
+    for start in range(first, last, _ROWS_AT_ONCE):
+        end = min(start + _ROWS_AT_ONCE, last)
+        for tile in range((len(tiles.starts) - 1) // tiles.rows):
+            _sum_lines(zero, tiles, tile, start, end, source, origin, scale, bias, target, goal, pitch)
+
+
+@compiled
+def sum_panel(
+    width: int, tiles: TiledRows, first: int, last: int, source: FloatArray, origin: int, scale: int,
+    bias: FloatArray, target: FloatArray, goal: int, pitch: int,
+) -> None:  # fmt: skip
+    """`width` positions of some rows.
 
     Args:
-        width: positions.
-        first, last: rows.
-        starts, offsets, values: of `TiledRows`.
+        width: 16, 32 or 64.
+        tiles: the weights.
+        first, last: rows, as `row_bounds` gives them.
         source: as the module says; `origin` is the place of the first position at offset 0.
         scale: floats in a unit of the offsets.
         bias: float32 (rows,).
         target: float32; the sums of row r go to `goal + r * pitch` and after.
     """
-    if len(bias) == 0:
-        return
-    for tile in range((len(starts) - 1) // len(bias)):
-        if width == 64:
-            zero = splat(64, 0.0)
-            _panel(zero, tile, first, last, starts, offsets, values, source, origin, scale, bias, target, goal, pitch)
-        elif width == 32:
-            half = splat(32, 0.0)
-            _panel(half, tile, first, last, starts, offsets, values, source, origin, scale, bias, target, goal, pitch)
-        else:
-            quarter = splat(16, 0.0)
-            _panel(
-                quarter, tile, first, last, starts, offsets, values, source, origin, scale, bias, target, goal, pitch
-            )
+    if width == 64:
+        _sum_rows(splat(64, 0.0), tiles, first, last, source, origin, scale, bias, target, goal, pitch)
+    elif width == 32:
+        _sum_rows(splat(32, 0.0), tiles, first, last, source, origin, scale, bias, target, goal, pitch)
+    else:
+        _sum_rows(splat(16, 0.0), tiles, first, last, source, origin, scale, bias, target, goal, pitch)
 
 
 @compiled
@@ -149,3 +172,12 @@ def aligned(count: int) -> FloatArray:
     buffer = np.empty(count + 16, np.float32)
     shift = (-(buffer.ctypes.data // 4)) % 16
     return buffer[shift : shift + count]
+
+
+@compiled
+def copy(target: FloatArray, goal: int, source: FloatArray, start: int, count: int) -> None:
+    """Copy floats from one array to another; few of them, so that a call of the system's function would cost more."""
+    for place in range(0, count - LANES + 1, LANES):
+        store(target, goal + place, load(16, source, start + place))
+    for place in range(count // LANES * LANES, count):
+        target[goal + place] = at(source, start + place)

@@ -140,8 +140,8 @@ def test_more_columns_than_16_bits_count() -> None:
 
 
 def test_too_many_columns_for_lanes() -> None:
-    empty = SparseRows((1, 524_289), np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="expected at most 524288 columns, got 524289"):
+    empty = SparseRows((1, 131_073), np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="expected at most 131072 columns, got 131073"):
         LaneMatrix.pack(empty)
 
 
