@@ -209,7 +209,11 @@ def _pad_plane(
     planes: _Planes, stride: Pair, top: int, left: int, image: FloatArray, pixels: int, source: FloatArray, plane: int
 ) -> None:
     """source[plane + (row, column)] = image[pixels + (top + row * stride, left + column * stride)], zero outside."""
-    width = planes.plane_width
+    width, size = planes.plane_width, planes.height * planes.width
+    if width == planes.width and planes.plane_height * width == size and stride[0] == 1:  # nothing to pad
+        copy(source, plane, image, pixels, size)
+        _clear(source, plane + size, plane + planes.plane)
+        return
     begin = min(max((stride[1] - 1 - left) // stride[1], 0), width)
     end = min(max((planes.width - left + stride[1] - 1) // stride[1], begin), width)
     line = plane

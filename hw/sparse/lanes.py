@@ -58,7 +58,7 @@ class LaneMatrix:
     Attributes:
         shape: (rows, columns).
         starts: int64 (slices + 1,), groups of six steps before each slice.
-        words: uint32 (groups * 16,) with six steps of places in a word, or (groups * 32,) with three of places and codes.
+        words: uint32, six steps of places in 16 words, or three of places and codes if values are shared.
         bases: uint16 (steps,), in units of 2 columns.
         order: int32 (slices * 16,), the row of each lane.
         codebook: float32 (16,), unused if values are not shared.
