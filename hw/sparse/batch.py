@@ -37,8 +37,7 @@ class BatchMatrix:
         if columns_per_tile is None:
             wanted = _WEIGHTS_PER_TILE / max(matrix.density, 1e-6)
             columns_per_tile = int(np.clip(wanted, _FEWEST_COLUMNS, _MOST_COLUMNS))
-        places = np.arange(columns, dtype=np.uint16 if columns < 2**16 else np.int32)
-        return cls(TiledRows.pack(matrix, columns_per_tile, places))
+        return cls(TiledRows.pack(matrix, columns_per_tile, np.arange(columns, dtype=np.int32)))
 
     @property
     def size_bytes(self) -> int:

@@ -60,8 +60,10 @@ class _SparseLayer(nn.Module):
         return f"{rows}x{columns}, density={len(self.values) / max(rows * columns, 1):.3f}, threads={self.threads}"
 
     def _prepare(self, kernel: str, pack: Callable[[SparseRows], Any]) -> Any:
+        """The weights as the kernel wants them, and the bias."""
         if kernel not in self._prepared:
-            self._prepared[kernel] = pack(self.matrix)
+            bias = None if self.bias is None else np.array(self.bias.numpy())
+            self._prepared[kernel] = (pack(self.matrix), bias)
         return self._prepared[kernel]
 
     def _check(self, x: torch.Tensor) -> None:
@@ -74,9 +76,6 @@ class _SparseLayer(nn.Module):
             raise RuntimeError(f"{name}: expected an input without gradient; it has none, use torch.inference_mode()")
         if x.device.type != "cpu" or x.dtype != torch.float32:
             raise RuntimeError(f"{name}: expected float32 on the CPU, got {x.dtype} on {x.device}")
-
-    def _numpy_bias(self) -> Any:
-        return None if self.bias is None else self.bias.numpy()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _SparseLayer:
         self._prepared.clear()
@@ -136,19 +135,20 @@ class SparseLinear(_SparseLayer):
             raise ValueError(
                 f"SparseLinear: expected {columns} features at the last axis, got the shape {tuple(x.shape)}"
             )
-        batch = x.detach().reshape(-1, columns).numpy()
+        batch = x.detach().numpy().reshape(-1, columns)
         kernel = self.kernel
         if kernel == AUTO:
             kernel = "panels" if len(batch) >= _BATCH_FOR_PANELS else "lanes"
-        matrix = self._prepare(kernel, LINEAR_KERNELS[kernel])
-        bias, threads = self._numpy_bias(), self.threads
+        matrix, bias = self._prepare(kernel, LINEAR_KERNELS[kernel])
         if isinstance(matrix, BatchMatrix):
-            y = matrix.matmul(batch, bias, threads=threads)
+            y = matrix.matmul(batch, bias, threads=self.threads)
+        elif len(batch) == 1:
+            y = matrix.matvec(batch[0], bias, threads=self.threads)
         else:
             y = np.empty((len(batch), rows), np.float32)
             for place, sample in enumerate(batch):
-                y[place] = matrix.matvec(sample, bias, threads=threads)
-        return torch.from_numpy(y).reshape(*x.shape[:-1], rows)
+                y[place] = matrix.matvec(sample, bias, threads=self.threads)
+        return torch.from_numpy(y.reshape(*x.shape[:-1], rows))
 
 
 class SparseConv2d(_SparseLayer):
@@ -196,12 +196,13 @@ class SparseConv2d(_SparseLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 (images, in channels, height, width), or one image without its first axis."""
         self._check(x)
-        matrix = self._prepare(
-            "conv", lambda rows: ConvMatrix.pack(rows, self.in_channels, self.window, groups=self.groups)
-        )
-        images = x.detach() if x.ndim == 4 else x.detach()[None]
-        y = torch.from_numpy(matrix.apply(images.numpy(), self._numpy_bias(), threads=self.threads))
+        matrix, bias = self._prepare("conv", self._pack)
+        images = x.detach().numpy()
+        y = torch.from_numpy(matrix.apply(images if x.ndim == 4 else images[None], bias, threads=self.threads))
         return y if x.ndim == 4 else y[0]
+
+    def _pack(self, matrix: SparseRows) -> ConvMatrix:
+        return ConvMatrix.pack(matrix, self.in_channels, self.window, groups=self.groups)
 
 
 def _pair(size: Any) -> Pair:

@@ -40,7 +40,7 @@ class TiledRows(NamedTuple):
         rows, columns: of the matrix.
         lines: int32 (tiles * rows,), the row of each line; every block of lines holds the same rows in each tile.
         starts: int64 (tiles * rows + 1,), weights before each line.
-        offsets: uint16 or int32 (weights,), where each finds its values in the source, in units of `scale`.
+        offsets: int32 (weights,), where each finds its values in the source, in units of `scale`.
         values: float32 (weights,).
         work: int64 (blocks + 1,), weights before each block in all tiles together, to share out among threads.
         block: lines in a block; the last may have fewer.
@@ -50,19 +50,19 @@ class TiledRows(NamedTuple):
     columns: int
     lines: NDArray[np.int32]
     starts: NDArray[np.int64]
-    offsets: NDArray[Any]
+    offsets: NDArray[np.int32]
     values: FloatArray
     work: NDArray[np.int64]
     block: int
 
     @classmethod
-    def pack(cls, matrix: SparseRows, columns_per_tile: int, offsets: NDArray[Any]) -> TiledRows:
+    def pack(cls, matrix: SparseRows, columns_per_tile: int, offsets: NDArray[np.int32]) -> TiledRows:
         """Lay out a matrix.
 
         Args:
             matrix: any.
             columns_per_tile: at least 1.
-            offsets: int32 or uint16 (columns,), the offset of each column in the source.
+            offsets: int32 (columns,), the offset of each column in the source.
         """
         rows, columns = matrix.shape
         tiles = max(-(-columns // columns_per_tile), 1)
@@ -77,7 +77,7 @@ class TiledRows(NamedTuple):
         even = counts + counts % 2
         starts = np.concatenate([[0], np.cumsum(even)]).astype(np.int64)
         place = np.arange(len(order)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)
-        values, found = aligned_zeros(int(starts[-1]), np.float32), aligned_zeros(int(starts[-1]), offsets.dtype)
+        values, found = aligned_zeros(int(starts[-1]), np.float32), aligned_zeros(int(starts[-1]), np.int32)
         values[place] = matrix.values[order]
         found[place] = offsets[matrix.indices[order]]
         filled = (starts[1:] - 1)[counts % 2 == 1]
