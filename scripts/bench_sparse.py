@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("KMP_BLOCKTIME", "1")  # threads that wait for work spin, and disturb the next library's
-
 import numpy as np
 import scipy.sparse
 import torch
@@ -85,7 +83,8 @@ def measure(calls: Mapping[str, Call], options: argparse.Namespace, *, cold: boo
     """Microseconds of each call, interleaved."""
     global _TRASH
     _TRASH = torch.zeros(_COLD_BYTES // 4 if cold else 0)
-    effort = Effort(options.runs, options.runs)
+    runs = max(options.runs // 3, 3) if cold else options.runs
+    effort = Effort(runs, runs)
     contenders = [Contender(call, options.threads, cold) for call in calls.values()]
     times = time_interleaved(contenders, effort, rng=np.random.default_rng(0), pause=options.pause)
     return {name: 1e3 * latency(samples) for name, samples in zip(calls, times, strict=True)}
@@ -388,8 +387,13 @@ def main() -> None:
     parser.add_argument("table", choices=("vector", "batch", "conv", "chain"))
     parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in PAPER_LAYERS], help="default: all nine")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--runs", type=int, default=45, help="timed runs of each kernel")
-    parser.add_argument("--pause", type=float, default=0.004, help="seconds between two libraries")
+    parser.add_argument("--runs", type=int, default=45, help="timed runs of each kernel; a third of them cold")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=0.004,
+        help="seconds between two libraries, whose threads spin for a while after a call",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object at the end instead of text")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

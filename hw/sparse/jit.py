@@ -11,11 +11,16 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
 
+_MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile on the first call, keep the result on disk, and release the interpreter's lock while it runs."""
+    """Compile on the first call, keep the result on disk, and release the interpreter's lock while it runs.
+
+    What is on disk (`__pycache__`, or NUMBA_CACHE_DIR) is replaced when the function's own file changes, not when one
+    that it calls into does: after a change to `hw.sparse.vector`, delete it.
+    """
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
@@ -41,11 +46,10 @@ def check_threads(threads: int) -> int:
     Raises:
         ValueError: it is below 1, or above what numba started with.
     """
-    most = int(numba.config.NUMBA_NUM_THREADS)
-    if not 1 <= threads <= most:
+    if not 1 <= threads <= _MOST_THREADS:
         raise ValueError(
-            f"threads: expected 1 to {most}, got {threads}; numba takes the limit from the CPUs it sees when it is "
-            f"imported, or from the variable NUMBA_NUM_THREADS"
+            f"threads: expected 1 to {_MOST_THREADS}, got {threads}; numba takes the limit from the CPUs it sees when it "
+            f"is imported, or from the variable NUMBA_NUM_THREADS"
         )
     return threads
 
