@@ -48,8 +48,8 @@ def check_threads(threads: int) -> int:
     """
     if not 1 <= threads <= _MOST_THREADS:
         raise ValueError(
-            f"threads: expected 1 to {_MOST_THREADS}, got {threads}; numba takes the limit from the CPUs it sees when it "
-            f"is imported, or from the variable NUMBA_NUM_THREADS"
+            f"threads: expected 1 to {_MOST_THREADS}, got {threads}; numba takes the limit from the CPUs it sees "
+            f"when it is imported, or from the variable NUMBA_NUM_THREADS"
         )
     return threads
 
