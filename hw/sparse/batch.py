@@ -10,14 +10,12 @@ from numba import prange
 from numpy.typing import NDArray
 
 from hw.sparse.jit import check_threads, compiled, parallel, signed, use_threads
-from hw.sparse.panels import PANEL, SLACK, TiledRows, aligned, row_bounds, sum_panel, widest
+from hw.sparse.panels import PANEL, SLACK, WEIGHTS_PER_TILE, TiledRows, aligned, row_bounds, sum_panel, widest
 from hw.sparse.rows import FloatArray, SparseRows, check_bias
 from hw.sparse.vector import LANES, transpose
 
 #: columns of a tile: their activations (256 bytes each for 64 samples) stay in the first or second level of the cache
 _FEWEST_COLUMNS, _MOST_COLUMNS = 96, 640
-#: weights that a row should have in a tile, for its sums are read and written for each tile
-_WEIGHTS_PER_TILE = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +33,7 @@ class BatchMatrix:
         """Lay out a matrix; the number of columns in a tile follows from its density unless it is given."""
         columns = matrix.shape[1]
         if columns_per_tile is None:
-            wanted = _WEIGHTS_PER_TILE / max(matrix.density, 1e-6)
+            wanted = WEIGHTS_PER_TILE / max(matrix.density, 1e-6)
             columns_per_tile = int(np.clip(wanted, _FEWEST_COLUMNS, _MOST_COLUMNS))
         return cls(TiledRows.pack(matrix, columns_per_tile, np.arange(columns, dtype=np.int32)))
 

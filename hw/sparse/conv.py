@@ -16,13 +16,13 @@ from numba import prange
 from numpy.typing import NDArray
 
 from hw.sparse.jit import check_threads, compiled, parallel, signed, use_threads
-from hw.sparse.panels import PANEL, SLACK, TiledRows, aligned, copy, row_bounds, sum_panel, widest
+from hw.sparse.panels import PANEL, SLACK, WEIGHTS_PER_TILE, TiledRows, aligned, copy, row_bounds, sum_panel, widest
 from hw.sparse.rows import FloatArray, SparseRows, check_bias
 from hw.sparse.vector import LANES, at
 
 Pair = tuple[int, int]
-#: bytes of the input that a tile of channels may take in the first level of the cache
-_TILE_BYTES = 24 * 1024
+#: bytes of the input that a panel should see of a tile of channels: the first level of the cache
+_TILE_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,19 @@ class ConvMatrix:
         above, left = vertical[0][:, None], horizontal[0][None, :]
         of_plane = (channel * rows_apart + above) * columns_apart + left
         offsets = of_plane * plane + vertical[1][:, None] * plane_width + horizontal[1][None, :]
-        seen = 4 * (PANEL + LANES + int(vertical[1].max()) * plane_width) * rows_apart * columns_apart
-        per_tile = max(_TILE_BYTES // seen, 1) * window.kernel_size[0] * window.kernel_size[1]
+        reach = int(vertical[1].max()) * plane_width + int(horizontal[1].max())
+        seen = 4 * self.in_channels * (PANEL + reach) * rows_apart * columns_apart
+        per_tile = self._channels_per_tile(seen) * window.kernel_size[0] * window.kernel_size[1]
         planes = _Planes(self.in_channels, *size, out_height, out_width, plane_height, plane_width, plane)
         return _Packed(
             planes, _phases(window), TiledRows.pack(self.matrix, per_tile, offsets.reshape(-1).astype(np.int32))
         )
+
+    def _channels_per_tile(self, seen: int) -> int:
+        """Channels of a tile if a panel sees so many bytes of all of them."""
+        per_row = len(self.matrix.values) / max(self.matrix.shape[0], 1)
+        tiles = max(min(-(-seen // _TILE_BYTES), int(per_row / WEIGHTS_PER_TILE)), 1)
+        return -(-self.in_channels // tiles)
 
 
 def _phases(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -23,6 +23,8 @@ from hw.sparse.vector import LANES, add, at, load, load_like, multiply_add, spla
 
 #: positions that are summed up at a time, in registers
 PANEL = 64
+#: weights that a row should have in a tile, for its sums are read and written for each tile
+WEIGHTS_PER_TILE = 24
 #: rows that are sorted by their weights, and that one thread takes whole; fewer if there are few rows
 _BLOCK, _SMALL_BLOCK, _FEW_ROWS = 64, 16, 256
 #: rows that go through all tiles before the next, so that their sums stay in the second level of the cache
