@@ -6,6 +6,7 @@ r"""Sparse kernels against the libraries that are installed, on the nine layers 
     python scripts/bench_sparse.py conv               # two convolutions at several densities
     python scripts/bench_sparse.py chain              # AlexNet's three linear layers, one after the other
     python scripts/bench_sparse.py vector --layers Alex-8 VGG-8 --json
+    python scripts/bench_sparse.py vector --busy      # on a machine that others use: one thread, and its own time only
 
 Weights are random, with the paper's sizes and densities and 15 shared values; activations have the paper's density.
 All results are compared with the dense product before they are timed. Times are the 10th percentile of many interleaved
@@ -37,6 +38,7 @@ from _sparse_peers import (
     rows_of,
     sparse_peers,
 )
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from hw.eie.paper import PAPER_LAYERS, PaperLayer
@@ -57,24 +59,24 @@ class Contender:
     """A call that is timed; `cold` empties the caches before each."""
 
     call: Call
-    threads: int
+    clock: Callable[[], float]
     cold: bool = False
     calls: int = 1
 
     def __post_init__(self) -> None:
         if not self.cold:
-            start = time.perf_counter()
+            start = self.clock()
             self.call()
-            self.calls = max(int(_SHORTEST_RUN / (time.perf_counter() - start)), 1)
+            self.calls = max(int(_SHORTEST_RUN / max(self.clock() - start, 1e-6)), 1)
 
     def run(self) -> float:
         """Milliseconds of one call."""
         if self.cold:
             _TRASH.add_(1.0)
-        start = time.perf_counter()
+        start = self.clock()
         for _ in range(self.calls):
             self.call()
-        return (time.perf_counter() - start) * 1e3 / self.calls
+        return (self.clock() - start) * 1e3 / self.calls
 
 
 _TRASH = torch.zeros(0)
@@ -86,7 +88,9 @@ def measure(calls: Mapping[str, Call], options: argparse.Namespace, *, cold: boo
     _TRASH = torch.zeros(_COLD_BYTES // 4 if cold else 0)
     runs = max(options.runs // 3, 3) if cold else options.runs
     effort = Effort(runs, runs)
-    contenders = [Contender(call, options.threads, cold) for call in calls.values()]
+    contenders = [
+        Contender(call, time.thread_time if options.busy else time.perf_counter, cold) for call in calls.values()
+    ]
     times = time_interleaved(contenders, effort, rng=np.random.default_rng(0), pause=options.pause)
     return {name: 1e3 * latency(samples) for name, samples in zip(calls, times, strict=True)}
 
@@ -303,11 +307,13 @@ def main() -> None:
         default=0.004,
         help="seconds between two libraries, whose threads spin for a while after a call",
     )
+    parser.add_argument("--busy", action="store_true", help="one thread, timed by what it runs, not by the clock")
     parser.add_argument("--json", action="store_true", help="one JSON object at the end instead of text")
     options = parser.parse_args()
+    options.threads = 1 if options.busy else options.threads
     torch.set_num_threads(options.threads)
     layers = [layer for layer in PAPER_LAYERS if not options.layers or layer.name in options.layers]
-    with torch.inference_mode():
+    with torch.inference_mode(), threadpool_limits(options.threads):
         if options.table == "vector":
             table = bench_vector(layers, options)
         elif options.table == "batch":
@@ -316,7 +322,7 @@ def main() -> None:
             table = bench_conv(options) if options.table == "conv" else bench_chain(options)
     totals = {state: summary(table, state) for state in ("hot", "cold") if state in table[0]}
     if options.json:
-        say(json.dumps({"table": table, "threads": options.threads, "smallest, mean": totals}))
+        say(json.dumps({"table": table, "threads": options.threads, "busy": options.busy, "smallest, mean": totals}))
         return
     for state, columns in totals.items():
         for name, (smallest, mean) in columns.items():
