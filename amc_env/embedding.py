@@ -70,4 +70,3 @@ class LayerEmbedding:
         """The fraction of the dense cost that these widths remove, in [0, 1]."""
         name = self.problem.feature_cost
         return min(max(1.0 - self.problem.cost(name, widths) / self.problem.dense_costs[name], 0.0), 1.0)
-

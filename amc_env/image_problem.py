@@ -107,7 +107,7 @@ class ImageProblem(PruningProblem):
         digest.update(np.ascontiguousarray(split.images).data)
         return Calibration(
             self.network,
-            self._calibrated_layers(),
+            {layer.name: layer.columns // layer.groups for layer in self._calibrated_layers()},
             self._calibration_batches,
             images=len(split),
             rows=_MOMENT_ROWS,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.sensitivity import changed, envelope, errors_alone, probe_plans, probe_widths
-from amc_env.evaluation import NetworkProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.problem import Evaluation, PruningProblem, Widths
 from amc_env.pruning.calibration import OnProgress as OnCalibration
 from amc_env.splits import DataSplits
@@ -127,7 +127,7 @@ def measure_sensitivity(
         probes = [probe_widths(decision, ratios) for decision in problem.decisions]
         plans = [problem.dense_widths, *probe_plans(problem.dense_widths, probes)]
         with Journal(folder / "evaluations.jsonl", patience_s=1.0) as journal:
-            if isinstance(problem, NetworkProblem):
+            if isinstance(problem, ImageProblem):
                 problem.calibrate(on_calibration)
             measured = _measure(problem, plans, journal, on_measurement)
     except UserError:
@@ -248,7 +248,7 @@ def _conditions(spec: Spec, problem: PruningProblem, data: DataSplits | None) ->
     content = spec.content()
     return {section: content[section] for section in _MEASURED} | {
         "data_digest": "" if data is None else data.digest,
-        "weights_digest": weights_digest(problem.network) if isinstance(problem, NetworkProblem) else "",
+        "weights_digest": weights_digest(problem.network) if isinstance(problem, ImageProblem) else "",
     }
 
 
