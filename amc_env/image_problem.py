@@ -72,6 +72,10 @@ class ImageProblem(PruningProblem):
         """The pruned network, repaired as the settings say with all calibration images; float32."""
 
     @abstractmethod
+    def plan(self, widths: Widths) -> dict[str, Any]:
+        """What stays of which tensors at these widths, as plain values for JSON."""
+
+    @abstractmethod
     def calibrate(self, on_progress: OnProgress = lambda done, total: None, *, error_curves: bool = False) -> None:
         """Do now what is done once and kept on disk: measure the calibration images, and what follows from them.
 
