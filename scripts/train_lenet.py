@@ -1,9 +1,10 @@
+#!/usr/bin/env python3
 """Train LeNet-300-100 or LeNet-5 on MNIST, in a minute or two on two cores, and write the weights as a state_dict.
 
     python scripts/train_lenet.py --network lenet-300-100 --data mnist --out lenet-300-100.pt
 
-The same options give the same weights on one machine. `--data` is a folder in torchvision's layout; `--download` fetches
-what is not there.
+The same options give the same weights on one machine. `--data` is a folder in torchvision's layout; `--download`
+fetches what is not there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from amc_env.training.recipe import FineTuneSettings
 
 
 def main() -> None:
+    """Train, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=sorted(LENETS), default="lenet-300-100")
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
@@ -43,12 +45,12 @@ def main() -> None:
 
     def report(progress: TrainingProgress) -> None:
         if progress.step % 500 == 0 or progress.step == progress.steps:
-            print(f"step {progress.step} of {progress.steps}: loss {progress.loss:.4f}", flush=True)
+            print(f"step {progress.step} of {progress.steps}: loss {progress.loss:.4f}", flush=True)  # noqa: T201
 
     fine_tune(network, training, splits.preprocessing, recipe, on_progress=report)
     images, labels = splits.preprocessing(splits.test.images), splits.test.labels
     score = evaluate_objective(network, [(images, labels)], find_objective("top1"), None, total=len(labels))
-    print(f"{options.network}: {score.accuracy:.2%} of {len(labels)} test images")
+    print(f"{options.network}: {score.accuracy:.2%} of {len(labels)} test images")  # noqa: T201
     zoo.save_weights(network, options.out)
 
 

@@ -188,7 +188,7 @@ def test_training_keeps_zeros_and_shared_values(codebook: int | None, network: n
         assert torch.equal(weights[0] != 0, weights[1] != 0)
         assert not torch.equal(*weights)
         if codebook is not None:
-            values = [weight[weight != 0].unique() for weight in weights]
+            values = [np.unique(weight[weight != 0].numpy()) for weight in weights]
             assert 1 <= len(values[1]) <= len(values[0])
 
 

@@ -115,7 +115,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     storage = StorageSettings(codebook=16)
     save_compressed(pruned(0.5, 15), LAYERS, storage, tmp_path / "compressed")
     other = pruned(0.5, 15)
-    other[6] = nn.Linear(8 * 16, 60)
+    other.set_submodule("6", nn.Linear(8 * 16, 60))
     with pytest.raises(ValueError, match=r"6\.npz: expected 7680 weights, got 8960"):
         load_compressed(other, tmp_path / "compressed")
 

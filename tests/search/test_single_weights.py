@@ -28,9 +28,9 @@ data: {kind: digits, calibration_images: 100, search_images: 100, test_images: 1
 budget: {size: 10%}
 pruning: {granularity: fine_grained}
 storage: {codebook: 16}
-agents: [{kind: reconstruction}, {kind: uniform}, {kind: sensitivity}]
-evaluations: 40
-finetune: {epochs: 1, threads: 1}
+agents: [{kind: reconstruction}, {kind: uniform}, {kind: sensitivity, ratios: [0.8]}]
+evaluations: 12
+finetune: {steps: 3, threads: 1}
 """
 
 
@@ -74,9 +74,8 @@ def test_defaults_are_those_for_single_weights(tmp_path: Path) -> None:
 
 
 def test_channels_stay_the_default(tmp_path: Path) -> None:
-    spec = load_spec(
-        written(tmp_path, SPEC.replace("{granularity: fine_grained}", "{}").replace("storage:", "# storage:"))
-    )
+    text = SPEC.replace("{granularity: fine_grained}", "{}").replace("storage:", "# storage:").replace("10%", "50%")
+    spec = load_spec(written(tmp_path, text))
     assert spec.pruning.granularity == "channel"
     assert spec.evaluation.fidelity == "sequential"
     assert isinstance(build_problem(spec), NetworkProblem)
