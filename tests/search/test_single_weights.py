@@ -19,6 +19,7 @@ from search.job import load_results, run_job
 from search.progress import CalibrationProgress
 from search.spec import SpecError, load_spec, save_spec
 from search.spec_models import Spec
+from tests.search.conftest import run_here
 
 SPEC = """\
 version: 1
@@ -41,6 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AMC_CACHE", str(folder / "cache"))
+        patch.setattr("search.job._search", run_here)
         results = run_job(load_spec(folder / "spec.yaml"), folder / "job", on_progress=said.append)
     assert [(trial.agent, trial.error) for trial in results.trials if trial.status != "finished"] == []
     calibrations = [progress for progress in said if isinstance(progress, CalibrationProgress)]
