@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amc_env.pruning.compiled import compiled, compiled_parallel
 from amc_env.pruning.graph import IntArray
 from amc_env.pruning.least_squares import Consumer
 
@@ -47,7 +48,7 @@ def _inverse_and_rows(consumer: Consumer, ridge: float) -> tuple[FloatArray, Flo
     return inverse.numpy(), np.ascontiguousarray(consumer.weights.numpy().T)
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled_parallel
 def _trace_rows(inverse: FloatArray, rows: FloatArray) -> tuple[IntArray, FloatArray]:
     """Greedy removals of every row: the columns as they go, int64 (rows, columns), and what each costs, float64.
 
@@ -63,7 +64,7 @@ def _trace_rows(inverse: FloatArray, rows: FloatArray) -> tuple[IntArray, FloatA
     return removed, losses
 
 
-@numba.njit(cache=True)
+@compiled
 def _trace_row(inverse: FloatArray, weights: FloatArray, removed: IntArray, losses: FloatArray) -> None:
     """As `_trace_rows` for one row; only the lower triangle of `inverse` is kept up, the columns left come first."""
     left = np.arange(len(weights))
@@ -88,7 +89,7 @@ def _trace_row(inverse: FloatArray, weights: FloatArray, removed: IntArray, loss
                 own[other] -= factor * across[other]
 
 
-@numba.njit(cache=True)
+@compiled
 def _swap(lower: FloatArray, first: int, last: int) -> None:
     """Exchange two rows and columns, first <= last, of a symmetric matrix of which the lower triangle is kept."""
     for column in range(first):
