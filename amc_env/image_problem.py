@@ -143,9 +143,14 @@ class ImageProblem(PruningProblem):
             temperature=1.0,
         )
 
+    @property
+    def _recalibrates(self) -> bool:
+        """Whether batch norm statistics are renewed."""
+        return self.evaluation.recalibrates
+
     def _finish(self, pruned: nn.Module, reuse: Reuse | None = None) -> None:
         """Renew the batch norm statistics of a pruned network and train it shortly, as far as the settings say so."""
-        if self.evaluation.recalibrates:
+        if self._recalibrates:
             forward = pruned if reuse is None else reuse.forward(pruned, "recalibration")
             recalibrate_batchnorm(pruned, self._calibration_batches(), forward)
         if self.evaluation.finetune.steps > 0:

@@ -24,8 +24,7 @@ def share(weights: FloatArray, entries: int, consumers: Sequence[Consumer] = ())
     """The same weights with at most `entries` - 1 distinct values beside 0, each exact in float32.
 
     With consumers the values are fitted to the layer's dense outputs, by least squares in as many unknowns as there are
-    values. The codes stay those of k-means: to move weights to other values by turns, too, lowers the error of a layer,
-    but it raised that of ResNet-20 as a whole (at a tenth of its bytes).
+    values.
 
     Args:
         weights: float64 (rows, columns), 0 where they are removed.
