@@ -193,3 +193,18 @@ def test_a_second_problem_reads_what_the_first_kept(network: nn.Module, tmp_path
         written(network, second, 60).get_parameter("linear.weight"),
     )
     assert {path.name for path in tmp_path.iterdir()} == files
+
+
+def test_moving_codes_lowers_the_error_below_that_of_fitted_values(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = levels_of(network, "first", tmp_path)
+    consumers = row_consumers(levels.layer, levels._calibration.moments("first"), torch.from_numpy(levels.dense))
+    before = np.where(levels.mask(100), levels.dense, 0.0)
+    grams = [consumer.gram.numpy() for consumer in consumers]
+    moved = share(before, 8, consumers)
+    monkeypatch.setattr("amc_env.pruning.sharing._ROUNDS", 0)
+    fitted = share(before, 8, consumers)
+    assert error_of(moved, levels.dense, grams) < 0.98 * error_of(fitted, levels.dense, grams)
+    assert ((moved != 0) == (before != 0)).all()
+    assert len(np.unique(moved[moved != 0])) <= 7
