@@ -6,6 +6,7 @@ import copy
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from amc_env.cost_map import SeparableCosts
 from amc_env.image_problem import ImageProblem, check_fitted
 from amc_env.problem import Decision, RewardForm, Score, Widths
+from amc_env.pruning.batchnorm import correct_statistics, recalibrate_batchnorm
 from amc_env.pruning.calibration import OnProgress
 from amc_env.pruning.consumers import Layer, find_layers
 from amc_env.pruning.pattern import hold_pattern
@@ -156,14 +158,20 @@ class WeightProblem(ImageProblem):
             curves.append(np.array([known[width] for width in decision.choices]))
         return tuple(curves)
 
-    @property
-    def _recalibrates(self) -> bool:
-        """Unless told, only what was not fitted: a fit keeps the mean of each output, as on the dense inputs.
+    @cached_property
+    def _recalibrated(self) -> nn.Module:
+        """The dense network with statistics of the calibration images."""
+        network: nn.Module = copy.deepcopy(self.network)
+        recalibrate_batchnorm(network, self._calibration_batches())
+        return network
 
-        At a tenth of its bytes ResNet-20 on CIFAR-10 came to 91.9 % without and 87.0 % with fresh statistics.
+    def _correct_statistics(self, pruned: nn.Module) -> None:
+        """Take the dense network's statistics, moved by as much as pruning moved those of the calibration images.
+
+        Renewed statistics alone also bring what calibration images have otherwise than the images of the training,
+        which were augmented: at a tenth of its bytes ResNet-20 came to 87.0 % with them.
         """
-        told = self.evaluation.recalibrate_batchnorm
-        return self.evaluation.fidelity == "magnitude" if told is None else told
+        correct_statistics(pruned, self.network, self._recalibrated)
 
     def _calibrated_layers(self) -> list[Layer]:
         return self._layers

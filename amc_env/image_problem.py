@@ -143,16 +143,12 @@ class ImageProblem(PruningProblem):
             temperature=1.0,
         )
 
-    @property
-    def _recalibrates(self) -> bool:
-        """Whether batch norm statistics are renewed."""
-        return self.evaluation.recalibrates
-
     def _finish(self, pruned: nn.Module, reuse: Reuse | None = None) -> None:
         """Renew the batch norm statistics of a pruned network and train it shortly, as far as the settings say so."""
-        if self._recalibrates:
+        if self.evaluation.recalibrates:
             forward = pruned if reuse is None else reuse.forward(pruned, "recalibration")
             recalibrate_batchnorm(pruned, self._calibration_batches(), forward)
+            self._correct_statistics(pruned)
         if self.evaluation.finetune.steps > 0:
             fine_tune(
                 pruned,
@@ -162,6 +158,9 @@ class ImageProblem(PruningProblem):
                 teacher=self.network if self._recipe.distillation > 0.0 else None,
                 device=self.device,
             )
+
+    def _correct_statistics(self, pruned: nn.Module) -> None:
+        """Called when batch norm statistics of a pruned network have been renewed."""
 
     def _score(
         self, pruned: nn.Module, split: SplitName, reuse: Reuse | None = None, give_up_at: float | None = None

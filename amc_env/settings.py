@@ -101,7 +101,7 @@ class EvaluationSettings:
             squares to the dense network's outputs, on the dense network's inputs, precomputed for every width.
             "sequential": each layer is fitted in forward order on the inputs that the pruned part really gives it.
         recalibrate_batchnorm: whether batch norm statistics are renewed on the calibration images; None: by the
-            fidelity, which is no for "sequential" only, and with single weights yes for "magnitude" only.
+            fidelity, which is no for "sequential" only.
         images: of the calibration images, how many a sequential fit in a search uses, at least 1; the final network
             is fitted on all of them, with rows in proportion.
         rows: samples per layer of the least-squares fits, at least 1; a layer takes no more than 100 for each weight of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from amc_env import InfeasibleBudgetError, PruningEnv, zoo
 from amc_env.datasets import SplitSizes, load_splits
 from amc_env.fine_grained import WeightProblem
 from amc_env.problem import Widths
+from amc_env.pruning.batchnorm import correct_statistics
 from amc_env.settings import EvaluationSettings, ShortFineTuning, WeightSettings
 from amc_env.splits import DataSplits
 from amc_env.storage import StorageSettings, load_compressed, save_compressed
@@ -264,3 +266,15 @@ def test_zeros_of_the_dense_network_are_no_weights_to_keep(network: nn.Module, d
     decision = problem.decisions[problem.names.index("linear")]
     assert decision.choices[-1] == decision.size
     assert decision.choices[-2] <= decision.size // 2
+
+
+def test_statistics_are_corrected_by_what_pruning_changed(network: nn.Module, data: DataSplits) -> None:
+    """Nothing where nothing was removed, whatever the calibration images have otherwise than those of the training."""
+    problem = make(network, data)
+    renewed = problem._recalibrated
+    assert not torch.allclose(renewed.get_buffer("bn1.running_mean"), network.get_buffer("bn1.running_mean"), atol=1e-4)
+    again = copy.deepcopy(renewed)
+    correct_statistics(again, network, renewed)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(again.get_buffer(name), buffer, rtol=1e-2, atol=1e-3)
