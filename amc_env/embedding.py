@@ -36,7 +36,8 @@ class LayerEmbedding:
 
     def __init__(self, problem: PruningProblem, *, budget: bool = False) -> None:
         self.problem = problem
-        owned, total = _owned_costs(problem)
+        model = problem.cost_models[problem.feature_cost]
+        owned, total = problem.cost_map.owned_costs(model, problem.layers)
         rows = [
             (
                 index,
@@ -69,18 +70,3 @@ class LayerEmbedding:
         """The fraction of the dense cost that these widths remove, in [0, 1]."""
         name = self.problem.feature_cost
         return min(max(1.0 - self.problem.cost(name, widths) / self.problem.dense_costs[name], 0.0), 1.0)
-
-
-def _owned_costs(problem: PruningProblem) -> tuple[NDArray[np.float64], float]:
-    """Dense cost per decision, and of all layers.
-
-    A layer belongs to the last decision that changes its outputs, else its inputs.
-    """
-    owned = np.zeros(len(problem.decisions))
-    channels = problem.channels
-    costs = problem.cost_models[problem.feature_cost].layer_costs(problem.layers)
-    for cost, outputs, inputs in zip(costs, channels.out_per_unit, channels.in_per_unit, strict=True):
-        owners = np.flatnonzero(outputs) if outputs.any() else np.flatnonzero(inputs)
-        if len(owners):
-            owned[owners[-1]] += cost
-    return owned, float(costs.sum())

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env.budget import Budget, InfeasibleBudgetError, parse_limit
+from amc_env.cost_map import CostMap
 from amc_env.policy import PruningPolicy
-from hw.cost import COST_MODELS, BilinearCost, CostFunction, CostModel, IntArray
+from hw.cost import COST_MODELS, CostModel, IntArray
 from hw.layers import LayerShape
 
 FloatArray = NDArray[np.float64]
@@ -28,13 +29,13 @@ RewardForm = Literal["error", "error_macs", "error_weights"]
 
 @dataclass(frozen=True)
 class Decision:
-    """One ratio to choose: a set of interchangeable channels ("units") of which some are removed.
+    """One ratio to choose: units of which some are removed, interchangeable channels or a layer's single weights.
 
     Attributes:
-        name: the layer that first produces the channels.
+        name: the layer that has the weights, or first produces the channels.
         size: units in the dense network.
         choices: the counts of units that may be kept, ascending; the last is `size`.
-        layer: shape of the layer that first produces the channels (the embedding describes it).
+        layer: shape of that layer (the embedding describes it).
     """
 
     name: str
@@ -62,41 +63,6 @@ class Decision:
     def ratio(self, kept: int) -> float:
         """The ratio removed when `kept` units stay."""
         return 1.0 - kept / self.size
-
-
-@dataclass(frozen=True)
-class ChannelMap:
-    """How the layers' channels follow from the widths: kept = fixed + per_unit @ widths, for inputs and outputs.
-
-    Attributes:
-        fixed_in, fixed_out: int64 (layers,): channels that no decision touches.
-        in_per_unit, out_per_unit: int64 (layers, decisions): channels of the layer in one unit of the decision.
-    """
-
-    fixed_in: IntArray
-    in_per_unit: IntArray
-    fixed_out: IntArray
-    out_per_unit: IntArray
-
-    def channels(self, widths: Sequence[int] | IntArray) -> tuple[IntArray, IntArray]:
-        """Input and output channels of each layer, int64 (layers,) each."""
-        kept = np.asarray(widths, dtype=np.int64)
-        return self.fixed_in + self.in_per_unit @ kept, self.fixed_out + self.out_per_unit @ kept
-
-    def cost_of_widths(self, cost: CostFunction) -> Callable[[Sequence[int] | IntArray], float]:
-        """The cost as a function of the widths; a bilinear one becomes constant + linear @ w + w @ square @ w."""
-        if not isinstance(cost, BilinearCost):
-            return lambda widths: cost(*self.channels(widths))
-        fixed = cost.per_product * self.fixed_in + cost.per_channel
-        constant = int(self.fixed_out @ fixed)
-        linear = fixed @ self.out_per_unit + (cost.per_product * self.fixed_out) @ self.in_per_unit
-        square = (self.out_per_unit.T * cost.per_product) @ self.in_per_unit
-
-        def quadratic(widths: Sequence[int] | IntArray) -> int:
-            kept = np.asarray(widths, dtype=np.int64)
-            return constant + int(kept @ (linear + square @ kept))
-
-        return quadratic
 
 
 @dataclass(frozen=True)
@@ -169,7 +135,7 @@ class PruningProblem(ABC):
     Args:
         decisions: what is decided, in forward order.
         layers: shapes of all layers of the dense network, in forward order.
-        channels: how the layers' channels follow from the widths.
+        cost_map: how the costs follow from the widths.
         budget: cost name -> limit, a number in the cost's unit or "50%" of the dense cost. Several may hold at once.
         reward: the form of the reward.
         cost_models: further costs that a budget may name, such as a latency table. "macs" and "size" are always
@@ -188,7 +154,7 @@ class PruningProblem(ABC):
         self,
         decisions: Sequence[Decision],
         layers: Sequence[LayerShape],
-        channels: ChannelMap,
+        cost_map: CostMap,
         *,
         budget: Mapping[str, float | str],
         reward: RewardForm = "error",
@@ -201,7 +167,7 @@ class PruningProblem(ABC):
             raise ValueError(f"reward: expected 'error', 'error_macs' or 'error_weights', got {reward!r}")
         self.decisions = tuple(decisions)
         self.layers = tuple(layers)
-        self.channels = channels
+        self.cost_map = cost_map
         self.reward_form: RewardForm = reward
         counted = [make() for name, make in COST_MODELS.items() if name in ("macs", "size", *budget)]
         self.cost_models: dict[str, CostModel] = {model.name: model for model in (*counted, *cost_models)}
@@ -209,7 +175,7 @@ class PruningProblem(ABC):
             raise ValueError(f"feature_cost: expected one of {', '.join(self.cost_models)}, got {feature_cost!r}")
         self.feature_cost = feature_cost
         self._cost_functions = {
-            name: channels.cost_of_widths(model.bind(self.layers)) for name, model in self.cost_models.items()
+            name: cost_map.cost_function(model, self.layers) for name, model in self.cost_models.items()
         }
         self.dense_widths: Widths = tuple(decision.size for decision in self.decisions)
         self.smallest_widths: Widths = tuple(decision.choices[0] for decision in self.decisions)

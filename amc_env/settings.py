@@ -11,6 +11,7 @@ import torch
 from amc_env.pruning.criteria import Criterion
 
 Fidelity = Literal["magnitude", "prefix", "sequential"]
+WeightCriterion = Literal["l1", "obs"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -36,6 +37,32 @@ class PruningSettings:
             raise ValueError(f"round_to: expected at least 1, got {self.round_to}")
         if not 0.0 < self.max_ratio < 1.0:
             raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """Which single weights are removed.
+
+    Attributes:
+        max_ratio: no layer loses more than this fraction of its weights, in (0, 1).
+        criterion: which weights go first: "l1", the smallest; or "obs", those that cost least to reconstruct.
+        keep: patterns (as of fnmatch) of layers that stay whole, by name.
+        levels: how many counts of weights may be kept of a layer, evenly spaced in their logarithm, at least 2.
+    """
+
+    max_ratio: float = 0.98
+    criterion: WeightCriterion = "obs"
+    keep: tuple[str, ...] = ()
+    levels: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.max_ratio < 1.0:
+            raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
+        if self.criterion not in get_args(WeightCriterion):
+            known = ", ".join(get_args(WeightCriterion))
+            raise ValueError(f"criterion: for single weights expected one of {known}, got {self.criterion!r}")
+        if self.levels < 2:
+            raise ValueError(f"levels: expected at least 2, got {self.levels}")
 
 
 @dataclass(frozen=True)

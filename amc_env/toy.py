@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amc_env.problem import ChannelMap, Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
+from amc_env.cost_map import ChannelMap
+from amc_env.problem import Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
 from hw.layers import LayerShape
 
 

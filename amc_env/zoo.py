@@ -1,4 +1,4 @@
-"""Networks by name: CIFAR ResNets, MobileNet-V1, torchvision's, a small one for digits, and the user's own.
+"""Networks by name: CIFAR ResNets, LeNets, MobileNet-V1, torchvision's, a small one for digits, and the user's own.
 
 [ResNet] He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2.
 [MobileNet] Howard et al., MobileNets, arXiv 1704.04861.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amc_env.datasets import digits_arrays
+from amc_env.lenet import lenet
 from amc_env.user_code import import_function
 from amc_env.weights import load_weights, save_weights, weights_digest
 
@@ -27,6 +28,7 @@ __all__ = [
     "cifar_resnet",
     "digits_network",
     "digits_weights",
+    "lenet",
     "load_weights",
     "mobilenet_v1",
     "save_weights",

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from agents.allocation import allocate
 from amc_env.datasets import SplitSizes
-from amc_env.evaluation import NetworkProblem, SplitName
+from amc_env.evaluation import NetworkProblem
+from amc_env.image_problem import SplitName
 from amc_env.problem import Widths
 from amc_env.settings import EvaluationSettings
 

@@ -10,14 +10,26 @@ from torch import nn
 from amc_env import zoo
 from amc_env.datasets import SplitSizes, load_splits, load_training
 from amc_env.evaluation import NetworkProblem
+from amc_env.fine_grained import WeightProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.pruning.calibration import OnProgress
-from amc_env.settings import PruningSettings
 from amc_env.splits import DataSplits, Preprocessing, Split
 from amc_env.toy import ToyProblem
 from amc_env.training.finetune import check_trainable
 from hw.latency_table import LatencyTable
-from search.spec_models import CifarResnet, Data, Digits, MobileNetV1, Spec, Torchvision, Toy, UserFunction
+from search.spec_models import (
+    CifarResnet,
+    Data,
+    Digits,
+    Lenet,
+    MobileNetV1,
+    Spec,
+    Storage,
+    Torchvision,
+    Toy,
+    UserFunction,
+)
 
 
 class SlowToyProblem(ToyProblem):
@@ -69,13 +81,19 @@ def _options(data: Data) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names if hasattr(data, name)}
 
 
-def build_problem(spec: Spec, data: DataSplits | None = None, table: LatencyTable | None = None) -> PruningProblem:
+def build_problem(
+    spec: Spec,
+    data: DataSplits | None = None,
+    table: LatencyTable | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> PruningProblem:
     """The problem that the spec states, on these data; they are loaded if not given.
 
     Args:
         spec: what to build.
         data: as of `load_data`.
         table: for a budget on latency; without it that budget is left out.
+        on_progress: called with what is done and all of it, where building takes long: the order of single weights.
 
     Raises:
         InfeasibleBudgetError: no policy meets a budget.
@@ -89,12 +107,23 @@ def build_problem(spec: Spec, data: DataSplits | None = None, table: LatencyTabl
         data = load_data(spec)
     if data is None:
         raise ValueError(f"network {spec.network.kind!r} needs data")
+    if spec.pruning.granularity == "fine_grained":
+        return WeightProblem(
+            _network(spec),
+            data,
+            budget=spec.limits,
+            reward=spec.reward,
+            settings=spec.pruning.weight_settings(),
+            storage=(spec.storage or Storage()).settings(),
+            evaluation=spec.evaluation.settings(),
+            on_progress=on_progress,
+        )
     return NetworkProblem(
         _network(spec),
         data,
         budget={cost: limit for cost, limit in spec.limits.items() if table or cost != LatencyTable.name},
         reward=spec.reward,
-        settings=PruningSettings(**spec.pruning.model_dump()),
+        settings=spec.pruning.settings(),
         evaluation=spec.evaluation.settings(),
         cost_models=[table] if table else [],
         feature_cost=spec.feature_cost if table else "macs",
@@ -103,13 +132,13 @@ def build_problem(spec: Spec, data: DataSplits | None = None, table: LatencyTabl
 
 def calibrate(problem: PruningProblem, spec: Spec, on_progress: OnProgress) -> None:
     """Measure what the trials would each measure first; they then find it in the cache."""
-    if isinstance(problem, NetworkProblem):
+    if isinstance(problem, ImageProblem):
         problem.calibrate(on_progress, error_curves=any(agent.needs_error_curves for agent in spec.agents))
 
 
 def measure_test(problem: PruningProblem, widths: Widths) -> Score:
     """The score on the test split; the toy problem has one score only."""
-    return problem.measure(widths, "test") if isinstance(problem, NetworkProblem) else problem.score(widths)
+    return problem.measure(widths, "test") if isinstance(problem, ImageProblem) else problem.score(widths)
 
 
 def _toy(spec: Spec, toy: Toy) -> ToyProblem:
@@ -129,6 +158,8 @@ def build_untrained(spec: Spec) -> nn.Module:
     match spec.network:
         case CifarResnet(depth=depth, classes=classes):
             return zoo.cifar_resnet(depth, classes)
+        case Lenet(name=name, classes=classes):
+            return zoo.lenet(name, classes)
         case MobileNetV1(width=width, classes=classes):
             return zoo.mobilenet_v1(width, classes)
         case Torchvision(name=name, classes=classes):

@@ -168,7 +168,7 @@ def _problem(path: Path, overrides: Sequence[str]) -> tuple[Spec, NetworkProblem
     except (ValueError, OSError) as error:
         fail(error, FAILED)
     if not isinstance(problem, NetworkProblem):
-        fail(f"{path}: network {spec.network.kind!r} has no layers to time", FAILED)
+        fail(f"{path}: expected a network of which channels are removed; there is no width of a layer to time", FAILED)
     return spec, problem
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from amc_env.evaluation import NetworkProblem
+from amc_env.fine_grained import WeightProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.policy import PruningPolicy
+from amc_env.problem import Widths
 from amc_env.pruning.surgery import apply_plan
+from amc_env.storage import save_compressed
 from amc_env.weights import load_weights
 from hw.runtimes.onnx_runtime import exporting_quietly
 from search.build import build_problem, build_untrained
@@ -53,7 +56,9 @@ def export_job(
 ) -> Chosen:
     """Write the best policy of a job, or of one agent or seed of it, and its network, to the new folder `out`.
 
-    policy.json: ratio per decision. plan.json: the indices that stay, by which `load_exported` rebuilds the network.
+    policy.json: ratio per decision. plan.json: the indices that stay, by which `load_exported` rebuilds the network; of
+    single weights how many stay, and which in masks.npz, with the network as it is stored in compressed/
+    (`amc_env.storage.load_compressed`).
     weights.pt: its state_dict. model.onnx: float32, any batch size, checked in onnxruntime against the network.
     card.json: spec, seeds, versions, digests, costs, accuracies on both splits.
 
@@ -73,7 +78,7 @@ def export_job(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder; give another --out")
     problem = build_problem(Spec.model_validate(results.spec), table=job_table(job))
-    if not isinstance(problem, NetworkProblem):
+    if not isinstance(problem, ImageProblem):
         raise ExportError("the job searched the toy problem, which has no network to export")
     widths = chosen.network.widths
     costs = problem.costs(widths)
@@ -101,8 +106,18 @@ def export_job(
             "fine_tuned": None if tuned is None else tuned.model_dump(mode="json"),
             "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
         }
+        if isinstance(problem, WeightProblem):
+            card["compression"] = _export_weights(problem, network, widths, folder)
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
     return chosen
+
+
+def _export_weights(problem: WeightProblem, network: nn.Module, widths: Widths, folder: Path) -> list[dict[str, Any]]:
+    """Write which weights stay and the network as it is stored; returns what each stage of compression takes."""
+    masks = problem.masks(widths)
+    np.savez_compressed(folder / "masks.npz", allow_pickle=False, **masks)
+    save_compressed(network, list(masks), problem.storage, folder / "compressed")
+    return problem.compression(network, widths)
 
 
 def load_exported(folder: Path) -> nn.Module:
@@ -112,7 +127,9 @@ def load_exported(folder: Path) -> nn.Module:
     """
     card = json.loads((folder / "card.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())
-    network = apply_plan(build_untrained(Spec.model_validate(card["spec"])), plan)
+    network = build_untrained(Spec.model_validate(card["spec"]))
+    if plan.get("granularity") != "fine_grained":
+        network = apply_plan(network, plan)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval()
 

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from amc_env.evaluation import NetworkProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.problem import Widths
 from amc_env.splits import Split
 from amc_env.training.augment import augmentation_of
@@ -43,7 +43,7 @@ class FineTuneError(UserError):
 
 def fine_tune_winners(
     recipe: Finetune,
-    problem: NetworkProblem,
+    problem: ImageProblem,
     training: Split,
     results: Results,
     folder: Path,
@@ -100,7 +100,7 @@ class _Work:
     """What all networks of a job have in common."""
 
     recipe: Finetune
-    problem: NetworkProblem
+    problem: ImageProblem
     training: Split
     folder: Path
     on_progress: OnFineTuneProgress

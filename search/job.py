@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.evaluation import NetworkProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.problem import Decision, PruningProblem
 from amc_env.splits import DataSplits, Split
 from amc_env.weights import weights_digest
@@ -92,7 +93,7 @@ def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJo
         KeyboardInterrupt: a signal came before the first trial, or after the last.
     """
     _refuse_used(out)
-    job = _prepare(spec, address)
+    job = _prepare(spec, address, on_progress)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         _refuse_used(out)
@@ -107,7 +108,7 @@ def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgr
         done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
         if done and not _pending(spec, folder) and (folder / "report.html").exists():
             raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
-        return _run(_prepare(spec, address), folder.resolve(), on_progress)
+        return _run(_prepare(spec, address, on_progress), folder.resolve(), on_progress)
 
 
 def job_spec(folder: Path) -> Spec:
@@ -148,14 +149,16 @@ def is_running(folder: Path) -> bool:
         return False
 
 
-def _prepare(spec: Spec, address: str | None) -> _Job:
+def _prepare(spec: Spec, address: str | None, on_progress: OnJobProgress) -> _Job:
     try:
         if address is None:
             trials_at_once(spec.resources, [available_cpus()], spec.evaluations_at_once)
         else:
             check_reachable(address)
         data = load_data(spec)
-        problem = build_problem(spec, data, given_table(spec))
+        problem = build_problem(
+            spec, data, given_table(spec), lambda done, total: on_progress(CalibrationProgress(done, total))
+        )
         _check_agents(spec, problem)
         return _Job(spec, data, problem, address, training=load_training_images(spec))
     except (ValueError, OSError) as error:
@@ -220,7 +223,7 @@ def _conclude(results: Results, begun: Results, started: float, folder: Path) ->
 
 
 def _fine_tuned(job: _Job, training: Split, results: Results, folder: Path, on_progress: OnJobProgress) -> Results:
-    if job.spec.finetune is None or not isinstance(job.problem, NetworkProblem):
+    if job.spec.finetune is None or not isinstance(job.problem, ImageProblem):
         return results
     try:
         record = fine_tune_winners(job.spec.finetune, job.problem, training, results, folder, on_progress)
@@ -285,7 +288,7 @@ def _identity(job: _Job) -> dict[str, str]:
     """What must be the same when a job is resumed; the toy problem has neither data nor weights."""
     return {
         "data_digest": "" if job.data is None else job.data.digest,
-        "weights_digest": weights_digest(job.problem.network) if isinstance(job.problem, NetworkProblem) else "",
+        "weights_digest": weights_digest(job.problem.network) if isinstance(job.problem, ImageProblem) else "",
     }
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from xml.sax.saxutils import escape
 
 from search.figures import cost_label, duration, error_text, human, objective_label, percent
-from search.results import DecisionRecord, DenseRecord, HistoryPoint, PolicyRecord, Results, SeriesRecord
+from search.results import DenseRecord, HistoryPoint, PolicyRecord, Results, SeriesRecord
 from search.svg import (
     Frame,
     Point,
@@ -35,7 +35,7 @@ from search.svg import (
     x_axis,
     y_axis,
 )
-from search.tables import agents_of, finished_trials, objective_of, unit_of, winner
+from search.tables import agents_of, finished_trials, objective_of, unit_of, units_of, winner
 
 #: of the curves of the agents: all evaluations, those of widths that a trial had not met before, time
 Over = Literal["evaluations", "distinct evaluations", "time"]
@@ -137,7 +137,7 @@ def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
     parts: list[str] = []
     for row, (agent, policy) in enumerate(winners.items()):
         frame = Frame(width, (row + 1) * panel, top=row * panel + 30, bottom=6)
-        parts += _panel(frame, results.decisions, policy, agent, colour(agents.index(agent)))
+        parts += _panel(frame, results, policy, agent, colour(agents.index(agent)))
     slot = (width - 70) / len(names)
     every = math.ceil(12 / slot)
     base = len(winners) * panel
@@ -303,16 +303,16 @@ def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, index: int, agent:
     return parts
 
 
-def _panel(frame: Frame, decisions: Sequence[DecisionRecord], policy: PolicyRecord, agent: str, css: str) -> list[str]:
+def _panel(frame: Frame, results: Results, policy: PolicyRecord, agent: str, css: str) -> list[str]:
     y = frame.y(0, 1)
     parts = y_axis(frame, y, [0, 0.5, 1], ["0", "50 %", "100 %"], "")
     parts.append(text(frame.left, frame.top - 10, agent, "panel"))
-    slot = (frame.width - frame.left - frame.right) / len(decisions)
+    slot = (frame.width - frame.left - frame.right) / len(results.decisions)
     gap = min(0.22 * slot, 6)
-    for index, (decision, kept) in enumerate(zip(decisions, policy.widths, strict=True)):
+    for index, (decision, kept) in enumerate(zip(results.decisions, policy.widths, strict=True)):
         ratio = policy.ratios[decision.name]
         left, top = frame.left + index * slot, y(ratio)
-        tip = f"{decision.name}: {kept} of {decision.channels} channels kept, {percent(ratio, 1)} removed"
+        tip = f"{decision.name}: {kept} of {decision.channels} {units_of(results)} kept, {percent(ratio, 1)} removed"
         slot_box = rectangle(left, frame.top, slot, y(0) - frame.top, "slot")
         bar = rectangle(left + gap / 2, top, slot - gap, y(0) - top, "bar")
         parts.append(f'<g class="column {css}"><title>{escape(tip)}</title>{slot_box}{bar}</g>')

@@ -21,7 +21,7 @@ from search.sensitivity_report import sensitivity_sections
 from search.series_report import series_plot, series_table, with_series
 from search.standing import standing
 from search.svg import colour, marker
-from search.tables import agents_of, budgeted_costs, compare, display_table, winner
+from search.tables import agents_of, budgeted_costs, compare, display_table, units_of, winner
 from search.theme import CSS
 from search.verdict import caveats, score_note, verdict
 
@@ -130,7 +130,7 @@ def _progress(results: Results) -> str:
 def _ratios(results: Results) -> str:
     return _section(
         "Ratios per layer",
-        "The fraction of channels that the best policy of each agent removes, layers in forward order.",
+        f"The fraction of {units_of(results)} that the best policy of each agent removes, layers in forward order.",
         _both(lambda width: ratios_plot(results, width=width)),
     )
 
@@ -248,7 +248,7 @@ def _layers(results: Results) -> str:
         return ""
     trial, policy = best
     css = colour(agents_of(results).index(trial.agent))
-    headings = ["layer", "kernel", "stride", "channels", "kept", "ratio", ""]
+    headings = ["layer", "kernel", "stride", units_of(results), "kept", "ratio", ""]
     body = []
     for decision, kept in zip(results.decisions, policy.widths, strict=True):
         ratio = policy.ratios[decision.name]

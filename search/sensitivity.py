@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.sensitivity import changed, envelope, errors_alone, probe_plans, probe_widths
-from amc_env.evaluation import NetworkProblem
+from amc_env.image_problem import ImageProblem
 from amc_env.problem import Evaluation, PruningProblem, Widths
 from amc_env.pruning.calibration import OnProgress as OnCalibration
 from amc_env.splits import DataSplits
@@ -52,18 +52,22 @@ class CurvePoint(Record):
     envelope: float
 
 
+Units = Literal["channels", "weights"]
+
+
 class Curve(Record):
     """The curve of a decision.
 
     Attributes:
         name: of the decision.
-        channels: of the dense network.
+        channels: of the dense network; or its weights, as `units` says.
         points: by falling width, the dense network first.
     """
 
     name: str
     channels: int
     points: tuple[CurvePoint, ...]
+    units: Units = "channels"
 
     def at(self, ratio: float) -> CurvePoint:
         """The point nearest to a ratio removed, the wider of two."""
@@ -127,7 +131,7 @@ def measure_sensitivity(
         probes = [probe_widths(decision, ratios) for decision in problem.decisions]
         plans = [problem.dense_widths, *probe_plans(problem.dense_widths, probes)]
         with Journal(folder / "evaluations.jsonl", patience_s=1.0) as journal:
-            if isinstance(problem, NetworkProblem):
+            if isinstance(problem, ImageProblem):
                 problem.calibrate(on_calibration)
             measured = _measure(problem, plans, journal, on_measurement)
     except UserError:
@@ -139,7 +143,7 @@ def measure_sensitivity(
         name=spec.name,
         objective=spec.evaluation.objective,
         ratios=tuple(ratios),
-        curves=make_curves({decision.name: decision.size for decision in problem.decisions}, known),
+        curves=make_curves({decision.name: decision.size for decision in problem.decisions}, known, _units(spec)),
         seconds=sum(entry.seconds for entry in known),
         conditions=conditions,
         versions={name: metadata.version(name) for name in ("amc-search", "torch", "numpy")},
@@ -149,12 +153,15 @@ def measure_sensitivity(
     return record
 
 
-def make_curves(layers: Mapping[str, int], scored: Sequence[EvaluationRecord | HistoryPoint]) -> tuple[Curve, ...]:
+def make_curves(
+    layers: Mapping[str, int], scored: Sequence[EvaluationRecord | HistoryPoint], units: Units = "channels"
+) -> tuple[Curve, ...]:
     """The curves of those of the evaluations that prune one decision alone.
 
     Args:
-        layers: name -> channels of each decision, in the order of the widths.
+        layers: name -> channels (or weights) of each decision, in the order of the widths.
         scored: evaluations of all images, among them the dense network's.
+        units: which of the two.
     """
     dense = tuple(layers.values())
     found = {entry.widths: entry for entry in scored}
@@ -172,29 +179,34 @@ def make_curves(layers: Mapping[str, int], scored: Sequence[EvaluationRecord | H
             )
             for width, error in errors[index].items()
         )
-        curves.append(Curve(name=name, channels=channels, points=points))
+        curves.append(Curve(name=name, channels=channels, points=points, units=units))
     return tuple(curves)
+
+
+def _units(spec: Spec) -> Units:
+    return "weights" if spec.pruning.granularity == "fine_grained" else "channels"
 
 
 def curves_csv(curves: Sequence[Curve]) -> str:
     """A row for each measurement; the dense network is a row of each layer."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["layer", "channels", *CurvePoint.model_fields])
+    rows.writerow(["layer", curves[0].units, *CurvePoint.model_fields])
     for curve in curves:
         rows.writerows([curve.name, curve.channels, *point.model_dump().values()] for point in curve.points)
     return file.getvalue()
 
 
 def curves_table(record: SensitivityRecord) -> tuple[str, list[list[str]]]:
-    """What the figures are, and the rows: headings, then each layer with its channels and a figure for each ratio."""
-    rows = [["layer", "channels", *(f"{ratio:g}" for ratio in record.ratios)]]
+    """What the figures are, and the rows: headings, then each layer with its units and a figure for each ratio."""
+    units = record.curves[0].units
+    rows = [["layer", units, *(f"{ratio:g}" for ratio in record.ratios)]]
     for curve in record.curves:
         points = [curve.at(ratio) for ratio in record.ratios]
         rows.append([curve.name, str(curve.channels), *(figure(record, point).removesuffix(" %") for point in points)])
     said = "top-1 accuracy" if record.shows_accuracy else objective_label(record.objective)
     said += " in %" if is_top_k(record.objective) else ""
-    where = "on the search split, by the share of channels removed from that layer alone (the nearest allowed)"
+    where = f"on the search split, by the share of {units} removed from that layer alone (the nearest allowed)"
     return f"{said} {where}; dense {figure(record, record.dense)}", rows
 
 
@@ -248,7 +260,7 @@ def _conditions(spec: Spec, problem: PruningProblem, data: DataSplits | None) ->
     content = spec.content()
     return {section: content[section] for section in _MEASURED} | {
         "data_digest": "" if data is None else data.digest,
-        "weights_digest": weights_digest(problem.network) if isinstance(problem, NetworkProblem) else "",
+        "weights_digest": weights_digest(problem.network) if isinstance(problem, ImageProblem) else "",
     }
 
 

@@ -16,11 +16,12 @@ from search.figures import duration, error_text, is_top_k, objective_label, perc
 from search.results import Results, TrialRecord
 from search.sensitivity import Curve, CurvePoint, SensitivityRecord, curves_table, figure, make_curves
 from search.svg import Frame, Scale, colour, drawing, line, marker, number, padded, path, text, tick_step, ticks
-from search.tables import agents_of, objective_of
+from search.tables import agents_of, objective_of, units_of
 from search.theme import CSS
 
+_SHARED = {"channels": ", with all that share its channels,", "weights": ""}
 _CAPTION = (
-    "Each panel prunes one layer, with all that share its channels, and leaves the rest dense; all have the same axes. "
+    "Each panel prunes one layer{} and leaves the rest dense; all have the same axes. "
     "Dots are measured, the line is their running maximum, the thin dashed line is the dense network."
 )
 
@@ -56,6 +57,7 @@ def write_page(record: SensitivityRecord, place: Path) -> None:
 
 def sensitivity_page(record: SensitivityRecord) -> str:
     """A page that needs no network; everything that a user or a network named is escaped."""
+    units = record.curves[0].units
     points = sum(len(curve.points) - 1 for curve in record.curves) + 1
     facts = f"{len(record.curves)} layers · {points} measurements · {duration(record.seconds)}"
     said, rows = curves_table(record)
@@ -64,8 +66,8 @@ def sensitivity_page(record: SensitivityRecord) -> str:
         f'<header>\n<h1>{_escape(record.name)}</h1>\n<p class="verdict">{_escape(_verdict(record))}</p>\n'
         f'<p class="facts">{_escape(facts)}</p>\n</header>',
         _section(
-            f"{_capital(objective_label(record.objective))} against the share of channels removed",
-            _CAPTION,
+            f"{_capital(objective_label(record.objective))} against the share of {units} removed",
+            _CAPTION.format(_SHARED[units]),
             _figures(record.curves, record.objective),
         ),
         _section("The same in figures", f"{_capital(said)}.", _table(record, rows)),
@@ -90,13 +92,14 @@ def _trial_section(results: Results, trial: TrialRecord) -> str:
     whole = [point for point in trial.history if len(point.widths) == len(layers) and not point.stopped_early]
     if tuple(layers.values()) not in [point.widths for point in whole]:
         return ""
-    curves = make_curves(layers, whole)
+    units = units_of(results)
+    curves = make_curves(layers, whole, units)
     chosen = {} if trial.best is None else trial.best.ratios
     said = " The vertical line is the ratio that the trial came to." if chosen else ""
     return _section(
         f"Sensitivity of each layer, measured by {trial.agent}",
-        f"{_capital(objective_label(objective_of(results)))} on the search split against the share of channels "
-        f"removed. {_CAPTION}{said}",
+        f"{_capital(objective_label(objective_of(results)))} on the search split against the share of {units} "
+        f"removed. {_CAPTION.format(_SHARED[units])}{said}",
         _figures(curves, objective_of(results), chosen, colour(agents_of(results).index(trial.agent))),
     )
 
@@ -132,7 +135,7 @@ def curves_plot(
         parts += _panel(frame, x, y, curve, objective, (chosen or {}).get(curve.name), css)
     height = grid.frame(len(curves) - 1).height + 38
     label = f"{objective_label(objective)} of {len(curves)} layers, each pruned alone, against the ratio removed"
-    parts.append(text(grid.width / 2, height - 4, "share of the layer's channels removed", "axis", "middle"))
+    parts.append(text(grid.width / 2, height - 4, f"share of the layer's {curves[0].units} removed", "axis", "middle"))
     return drawing(grid.width, height, label, parts)
 
 
@@ -142,7 +145,7 @@ def _panel(frame: Frame, x: Scale, y: Scale, curve: Curve, objective: str, chose
     area = path([(heights[0][0], dense), *heights, (heights[-1][0], dense)], f"band {css}", closed=True)
     room = int((frame.width - frame.left) / 6.1)
     parts = [
-        f"<g><title>{escape(curve.name)}: {curve.channels} channels</title>",
+        f"<g><title>{escape(curve.name)}: {curve.channels} {curve.units}</title>",
         text(frame.left, frame.top - 7, _shortened(curve.name, room), "name"),
         "</g>",
         line(frame.left, dense, frame.width, dense, "dense"),
@@ -183,7 +186,8 @@ def _ratio_labels(frame: Frame, x: Scale, furthest: float) -> list[str]:
 
 def _tip(curve: Curve, point: CurvePoint, objective: str) -> str:
     figure = f"{objective_label(objective)} {error_text(objective, point.error)}"
-    return f"{curve.name}: {point.kept} of {curve.channels} channels kept, {percent(point.ratio, 1)} removed, {figure}"
+    kept = f"{point.kept} of {curve.channels} {curve.units} kept"
+    return f"{curve.name}: {kept}, {percent(point.ratio, 1)} removed, {figure}"
 
 
 def _figures(
@@ -206,7 +210,7 @@ def _verdict(record: SensitivityRecord) -> str:
     worst, mildest = (figure(record, curve.at(ratio)) for curve in (most, least))
     others = f", {least.name} least, {mildest}" if least is not most else ""
     return (
-        f"{most.name} suffers most: {said} {worst} without {percent(ratio, 0)} of its channels{others}; the dense "
+        f"{most.name} suffers most: {said} {worst} without {percent(ratio, 0)} of its {most.units}{others}; the dense "
         f"network has {figure(record, record.dense)}."
     )
 

@@ -16,7 +16,8 @@ from amc_env.budget import parse_limit
 from amc_env.objectives import find_objective
 from amc_env.problem import RewardForm
 from amc_env.pruning.criteria import Criterion
-from amc_env.settings import Dtype, EvaluationSettings, Fidelity, ShortFineTuning
+from amc_env.settings import Dtype, EvaluationSettings, Fidelity, PruningSettings, ShortFineTuning, WeightSettings
+from amc_env.storage import Codes, StorageSettings
 from amc_env.training.recipe import FineTuneSettings, Schedule
 from hw.cost import COST_MODELS
 from hw.host import RUNTIME_NAMES, Conditions
@@ -42,6 +43,15 @@ class CifarResnet(_Part):
 
     kind: Literal["cifar_resnet"]
     depth: Count
+    classes: Count = 10
+    weights: Path
+
+
+class Lenet(_Part):
+    """One of the two networks for MNIST of LeCun et al., in the sizes that the papers on pruning take."""
+
+    kind: Literal["lenet"]
+    name: Literal["lenet-300-100", "lenet-5"]
     classes: Count = 10
     weights: Path
 
@@ -98,7 +108,9 @@ class Toy(_Part):
     seconds_per_evaluation: float = Field(default=0.0, ge=0.0)
 
 
-Network = Annotated[CifarResnet | MobileNetV1 | Torchvision | Digits | UserFunction | Toy, Field(discriminator="kind")]
+Network = Annotated[
+    CifarResnet | Lenet | MobileNetV1 | Torchvision | Digits | UserFunction | Toy, Field(discriminator="kind")
+]
 
 
 class Normalisation(_Part):
@@ -155,12 +167,55 @@ Data = Annotated[DigitsImages | Npz | TorchvisionImages | ImageFolder, Field(dis
 
 
 class Pruning(_Part):
-    """How channels are removed; see `amc_env.settings.PruningSettings`."""
+    """What is removed; see `amc_env.settings.PruningSettings` for channels and `WeightSettings` for single weights.
 
+    Attributes:
+        granularity: channels, or single weights ("fine_grained"), for which the defaults are others.
+    """
+
+    granularity: Literal["channel", "fine_grained"] = "channel"
     round_to: Count = 8
     max_ratio: float = Field(default=0.8, gt=0, lt=1)
     criterion: Criterion = "input_l1"
     keep: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _usable(self) -> Pruning:
+        if self.granularity == "fine_grained":
+            self.weight_settings()
+            if self.round_to != 1:
+                raise ValueError(
+                    f"round_to: weights are removed one by one, expected 1 or nothing, got {self.round_to}"
+                )
+        return self
+
+    def settings(self) -> PruningSettings:
+        """The same for a problem of channels."""
+        return PruningSettings(**self.model_dump(exclude={"granularity"}))
+
+    def weight_settings(self) -> WeightSettings:
+        """The same for a problem of single weights.
+
+        Raises:
+            ValueError: the criterion is one of channels.
+        """
+        return WeightSettings(**self.model_dump(exclude={"granularity", "round_to"}))
+
+
+#: defaults of a spec that removes single weights, where they differ from those for channels
+_SINGLE_WEIGHTS = {"round_to": 1, "max_ratio": 0.98, "criterion": "obs"}
+
+
+class Storage(_Part):
+    """How a network with single weights removed is stored; see `amc_env.storage.StorageSettings`."""
+
+    format: Literal["eie"] = "eie"
+    elements: Count = 1
+    codebook: Codes | None = None
+
+    def settings(self) -> StorageSettings:
+        """The same for the problem."""
+        return StorageSettings(**self.model_dump())
 
 
 class ShortFinetune(_Part):
@@ -321,6 +376,7 @@ class Spec(_Part):
     Attributes:
         budget: limits by cost; beside `latency_ms` perhaps `table`, the file of a latency table (without it, the job
             builds one).
+        storage: only for single weights: how the network is stored, which `size` counts.
         features: what the eleven features count where the paper counts FLOPs; "auto": latency if that has a limit.
     """
 
@@ -331,6 +387,7 @@ class Spec(_Part):
     budget: dict[str, float | str] = {}
     latency: Latency = Latency()
     pruning: Pruning = Pruning()
+    storage: Storage | None = None
     evaluation: Evaluation = Evaluation()
     reward: RewardForm = "error"
     features: Literal["auto", "macs", "latency_ms"] = "auto"
@@ -339,6 +396,18 @@ class Spec(_Part):
     evaluations: Count
     finetune: Finetune | None = None
     resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_by_granularity(cls, raw: Any) -> Any:
+        pruning, evaluation = (
+            (raw.get(key, {}) for key in ("pruning", "evaluation")) if isinstance(raw, dict) else ({}, {})
+        )
+        if not (isinstance(pruning, dict) and isinstance(evaluation, dict)):
+            return raw
+        if pruning.get("granularity") != "fine_grained":
+            return raw
+        return raw | {"pruning": _SINGLE_WEIGHTS | pruning, "evaluation": {"fidelity": "prefix"} | evaluation}
 
     @field_validator("budget")
     @classmethod
@@ -389,6 +458,27 @@ class Spec(_Part):
         if self.reward == "error" and not self.limits:
             raise ValueError(
                 "budget: expected at least one limit, such as {macs: 50%}; without one, reward 'error' removes nothing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_granularity(self) -> Spec:
+        if self.pruning.granularity == "channel":
+            if self.storage is not None:
+                raise ValueError(
+                    "storage: only for single weights; leave it out, or set pruning.granularity: fine_grained"
+                )
+            return self
+        if self.network.kind == "toy":
+            raise ValueError("pruning: the toy problem has no weights; leave granularity out")
+        if self.evaluation.fidelity == "sequential":
+            raise ValueError(
+                "evaluation.fidelity: sequential fits layers that lose channels; for single weights take prefix or "
+                "magnitude"
+            )
+        if LatencyTable.name in self.budget:
+            raise ValueError(
+                "budget: latency_ms is of dense layers, which lose no time with single weights; limit size or macs"
             )
         return self
 

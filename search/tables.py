@@ -147,6 +147,12 @@ def _model_unit(cost: str) -> str:
     return COST_MODELS[cost]().unit if cost in COST_MODELS else ""
 
 
+def units_of(results: Results) -> Literal["channels", "weights"]:
+    """What the job removes: "channels" or "weights"."""
+    fine_grained = results.spec.get("pruning", {}).get("granularity") == "fine_grained"
+    return "weights" if fine_grained else "channels"
+
+
 def objective_of(results: Results) -> str:
     """The job's objective as its spec names it."""
     return str(results.spec.get("evaluation", {}).get("objective", "top1"))

@@ -39,6 +39,30 @@ def recalibrate_batchnorm(
         norm.momentum = momentum
 
 
+def correct_statistics(pruned: nn.Module, dense: nn.Module, recalibrated: nn.Module) -> None:
+    """Make the renewed statistics of a pruned network relative to those of the dense one, in place.
+
+    With s^2 = renewed variance / the dense network's renewed variance of a channel: var = s^2 * the dense variance, and
+    mean = renewed mean + s * (dense mean - the dense network's renewed mean), which moves no channel that pruning has
+    silenced.
+
+    Args:
+        pruned: after `recalibrate_batchnorm`.
+        dense: with the statistics of its training.
+        recalibrated: the dense network after `recalibrate_batchnorm` on the same images.
+    """
+    for name, norm in pruned.named_modules():
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.track_running_stats:
+            continue
+        (mean, var), (dense_mean, dense_var), (renewed_mean, renewed_var) = (
+            (one.get_buffer(f"{name}.running_mean"), one.get_buffer(f"{name}.running_var"))
+            for one in (pruned, dense, recalibrated)
+        )
+        scale = torch.sqrt(var / (renewed_var + norm.eps))
+        mean.add_(scale * (dense_mean - renewed_mean))
+        var.copy_(scale.square() * dense_var)
+
+
 def fold_batchnorm(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
     """Fold batch norms into the convolutions before them, in place; the network's function stays (evaluation mode).
 

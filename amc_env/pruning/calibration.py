@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.pruning.graph import IntArray
@@ -27,6 +29,8 @@ _BYTES_AT_ONCE = 2**30  # of the moments that one pass over the images fills
 @dataclass(frozen=True)
 class Moments:
     """First and second moments of a layer's inputs over sampled rows; a row is what one output position sees.
+
+    Those of a grouped convolution have one more dimension before all others, its groups, and the columns of one.
 
     Attributes:
         rows: how many.
@@ -51,7 +55,7 @@ class Calibration:
 
     Args:
         network: in evaluation mode.
-        layers: names and numbers of columns of the (ungrouped) layers to measure.
+        layers: names and numbers of columns of the layers to measure (of one group of a grouped convolution).
         batches: begins a new pass over the calibration images.
         rows: sampled per layer over all images.
         images: how many images a pass has.
@@ -104,8 +108,26 @@ class Calibration:
                 done += 1
                 on_progress(done, len(self._layers))
 
+    def remember(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+        """Arrays that follow from the moments: read from their file, or computed and kept there.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self._folder / f"{name}.npz"
+        if not path.exists():
+            stream = io.BytesIO()
+            np.savez(stream, **compute())  # type: ignore[arg-type]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, stream.getvalue())
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"calibration: {path} is damaged; delete it, it is then computed again") from error
+
     def remember_order(self, name: str, compute: Callable[[], IntArray]) -> IntArray:
-        """An order of channels that follows from the moments: read from its file, or computed and kept there.
+        """An order that follows from the moments: read from its file, or computed and kept there.
 
         Raises:
             ValueError: its file is damaged.
@@ -154,18 +176,22 @@ class _MomentWatcher(LayerWatcher):  # type: ignore[no-untyped-call]
             return
         rows = max(1, round(self._rows_per_image * call.images))
         sample = sample_rows(call, rows, self._generators[call.name])
-        inputs = sample.gather_inputs(call.image).flatten(1).double()
-        columns = inputs.shape[1]
-        count, total, squares = self._sums.get(call.name, (0, 0.0, inputs.new_zeros(columns, columns)))
-        for first in range(0, columns, _BLOCK):  # the matrix is symmetric: what is above these blocks follows
-            part = slice(first, first + _BLOCK)
-            squares[part, : first + _BLOCK].addmm_(inputs[:, part].mT, inputs[:, : first + _BLOCK])
-        self._sums[call.name] = (count + len(inputs), total + inputs.sum(dim=0), squares)
+        patches = sample.gather_inputs(call.image)
+        patches = patches.reshape(*patches.shape[:2], call.groups, -1)
+        inputs = patches.permute(2, 0, 1, 3).flatten(2).double()  # (groups, rows, columns)
+        groups, _, columns = inputs.shape
+        count, total, squares = self._sums.get(call.name, (0, 0.0, inputs.new_zeros(groups, columns, columns)))
+        for rows_of_group, own in zip(inputs, squares, strict=True):
+            for first in range(0, columns, _BLOCK):  # the matrix is symmetric: what is above these blocks follows
+                part = slice(first, first + _BLOCK)
+                own[part, : first + _BLOCK].addmm_(rows_of_group[:, part].mT, rows_of_group[:, : first + _BLOCK])
+        self._sums[call.name] = (count + inputs.shape[1], total + inputs.sum(dim=1), squares)
 
     def moments(self, layer: str) -> Moments:
         rows, total, squares = self._sums[layer]
-        squares = squares.tril() + squares.tril(-1).mT
-        return Moments(rows, total.cpu(), (squares - torch.outer(total, total) / rows).cpu())
+        squares = squares.tril() + squares.tril(-1).mT - total.unsqueeze(2) * total.unsqueeze(1) / rows
+        grouped = len(total) > 1
+        return Moments(rows, (total if grouped else total[0]).cpu(), (squares if grouped else squares[0]).cpu())
 
 
 def _save(moments: Moments, path: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amc_env.problem import ChannelMap, Decision, PruningProblem, Score, Widths
+from amc_env.cost_map import ChannelMap
+from amc_env.problem import Decision, PruningProblem, Score, Widths
 from hw.cost import CostFunction, FloatArray, IntArray
 from hw.layers import LayerShape
 

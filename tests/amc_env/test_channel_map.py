@@ -36,7 +36,7 @@ class LookedUpToy(PruningProblem):
     def __init__(self) -> None:
         self.toy = ToyProblem()
         toy = self.toy
-        super().__init__(toy.decisions, toy.layers, toy.channels, budget={"macs": "50%"}, cost_models=[LookedUp()])
+        super().__init__(toy.decisions, toy.layers, toy.cost_map, budget={"macs": "50%"}, cost_models=[LookedUp()])
 
     def score(self, widths: tuple[int, ...]) -> Score:
         return self.toy.score(widths)

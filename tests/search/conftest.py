@@ -51,14 +51,14 @@ def evaluated() -> Changed:
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run in this process, one after the other; `test_tuner` runs them on Ray."""
+    monkeypatch.setattr(search.job, "_search", run_here)
 
-    def run_all(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
-        for trial in plan_trials(job.spec):
-            if trial.name in pending:
-                place = folder / "trials" / trial.name
-                run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
 
-    monkeypatch.setattr(search.job, "_search", run_all)
+def run_here(job: search.job._Job, folder: Path, pending: list[str], on_progress: OnProgress) -> None:
+    for trial in plan_trials(job.spec):
+        if trial.name in pending:
+            place = folder / "trials" / trial.name
+            run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
 
 
 def make_results(

@@ -50,8 +50,8 @@ CASES = [(name, fidelity) for name in NETWORKS for fidelity in FIDELITIES
 
 @pytest.fixture(autouse=True)
 def _several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amc_env.evaluation._SCORED_BATCH", (1, 20))
-    monkeypatch.setattr("amc_env.evaluation._CALIBRATION_BATCH", (1, 30))
+    monkeypatch.setattr("amc_env.image_problem._SCORED_BATCH", (1, 20))
+    monkeypatch.setattr("amc_env.image_problem._CALIBRATION_BATCH", (1, 30))
 
 
 def make_problem(name: str, settings: dict[str, Any]) -> NetworkProblem:

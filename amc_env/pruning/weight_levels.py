@@ -1,0 +1,206 @@
+"""The single weights of a layer at every level of an order of removal: which stay, and what becomes of them.
+
+The weights of a row (an output) that stay are the row's least-squares fit to the dense output on the dense network's
+inputs. The rows of a layer lose different weights, so that each has its own factor (`NestedLeastSquares`) over its own
+order: all levels of a row follow from one Cholesky decomposition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from amc_env.pruning.calibration import Calibration, Moments
+from amc_env.pruning.consumers import Layer, write_layer
+from amc_env.pruning.exact_obs import obs_order
+from amc_env.pruning.graph import IntArray
+from amc_env.pruning.least_squares import Consumer, NestedLeastSquares
+from amc_env.pruning.sharing import share
+
+RIDGE = 1e-4  # of the mean diagonal of the Gram matrix, as for channels on the dense network's inputs
+_VERSION = 1  # of what is kept on disk; raise it whenever the same moments would give other orders or weights
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """How the weights of each level come about.
+
+    Attributes:
+        criterion: "l1", by magnitude; or "obs", see `obs_order`.
+        fitted: whether the weights that stay are fitted; else they are the dense network's.
+        codebook: shared values of a layer, 0.0 included; None: weights are not shared.
+    """
+
+    criterion: str
+    fitted: bool
+    codebook: int | None
+
+
+class WeightLevels:
+    """The levels of one layer; each is as many weights as stay. Computed when first asked for, and kept on disk.
+
+    Args:
+        network: dense.
+        layer: a convolution or linear layer of it.
+        levels: counts of weights that stay, ascending, all below the layer's own.
+        settings: how.
+        calibration: of the layer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layer: Layer,
+        levels: Sequence[int],
+        settings: LevelSettings,
+        calibration: Calibration,
+    ) -> None:
+        self.layer, self.levels, self._settings, self._calibration = layer, tuple(levels), settings, calibration
+        self._weight = network.get_parameter(f"{layer.name}.weight").detach()
+        bias = network.get_submodule(layer.name).bias
+        self._bias = bias.detach().cpu() if isinstance(bias, torch.Tensor) else None
+        self.dense: FloatArray = self._weight.cpu().double().reshape(len(self._weight), -1).numpy()
+
+    @cached_property
+    def order(self) -> IntArray:
+        """Weights from the last to the first removed, int64 (weights,): indices row * columns + column."""
+        if self._settings.criterion == "l1":
+            return np.argsort(-np.abs(self.dense), axis=None, kind="stable")
+        name = f"weights-{_VERSION}-{self._settings.criterion}-{self.layer.name}"
+        return self._calibration.remember_order(name, lambda: obs_order(self._consumers, RIDGE))
+
+    def mask(self, kept: int) -> NDArray[np.bool_]:
+        """Which weights stay when so many do, bool (rows, columns)."""
+        mask = np.zeros(self.dense.size, dtype=bool)
+        mask[self.order[:kept]] = True
+        return mask.reshape(self.dense.shape)
+
+    def errors(self) -> FloatArray:
+        """What each level costs by itself, all else dense and the weights fitted: float64 (levels,).
+
+        Squared error of the layer's outputs relative to their variance.
+        """
+        return self._fits["errors"]
+
+    def write(self, network: nn.Module, kept: int) -> None:
+        """Give the layer of a copy of the network the weights, and the bias if there is one, of a level."""
+        place = self.levels.index(kept)
+        first = sum(self.levels[:place])
+        matrix = np.zeros(self.dense.size, dtype=np.float32)
+        matrix[self.order[:kept]] = self._stored["values"][first : first + kept]
+        bias = torch.from_numpy(self._stored["shifts"][place])
+        if self._bias is not None:
+            bias = bias + self._bias
+        write_layer(network, self.layer, torch.from_numpy(matrix).reshape(self._weight.shape), bias)
+
+    def prepare(self, *, error_curves: bool) -> None:
+        """Compute now what is kept on disk."""
+        _ = self._stored
+        if error_curves:
+            _ = self._fits
+
+    @cached_property
+    def _stored(self) -> Mapping[str, NDArray[Any]]:
+        """`values` of each level, float32, one level after the other; `shifts` of the bias, float32 (levels, rows)."""
+        if not self._settings.fitted and self._settings.codebook is None:
+            return self._compute_stored()
+        kind = "fitted" if self._settings.fitted else "magnitude"
+        return self._calibration.remember(self._file(f"{kind}-{self._settings.codebook}"), self._compute_stored)
+
+    def _compute_stored(self) -> dict[str, NDArray[Any]]:
+        values, shifts = [], []
+        for place, kept in enumerate(self.levels):
+            matrix = np.zeros_like(self.dense)
+            matrix.reshape(-1)[self.order[:kept]] = self._values(place)
+            if self._settings.codebook is not None:
+                matrix = share(matrix, self._settings.codebook, self._consumers if self._settings.fitted else ())
+            values.append(matrix.reshape(-1)[self.order[:kept]])
+            shifts.append(self._shift(matrix))
+        return {"values": np.concatenate(values).astype(np.float32), "shifts": np.array(shifts, dtype=np.float32)}
+
+    def _values(self, place: int) -> FloatArray:
+        """The weights that stay at a level, before they are shared: float64 (kept,), in the order."""
+        first, kept = sum(self.levels[:place]), self.levels[place]
+        if not self._settings.fitted:
+            return self.dense.reshape(-1)[self.order[:kept]]
+        values: FloatArray = self._fits["values"][first : first + kept]
+        return values
+
+    def _shift(self, matrix: FloatArray) -> FloatArray:
+        """What keeps the mean of the outputs, float64 (rows,); 0 if the layer cannot store it or nothing is fitted."""
+        if not (self._settings.fitted and self.layer.intercept):
+            return np.zeros(len(matrix))
+        lost = (self.dense - matrix).reshape(self.layer.groups, -1, matrix.shape[1])
+        means = _by_input(self._moments.mean.reshape(self.layer.groups, -1), self.layer.taps).numpy()
+        shift: FloatArray = np.einsum("grc,gc->gr", lost, means).reshape(-1)
+        return shift
+
+    @cached_property
+    def _fits(self) -> Mapping[str, NDArray[Any]]:
+        """Fitted `values` of each level, float64, one level after the other, and `errors`, float64 (levels,)."""
+        return self._calibration.remember(self._file("fits"), self._compute_fits)
+
+    def _compute_fits(self) -> dict[str, NDArray[Any]]:
+        rows, columns = self.dense.shape
+        values = [np.empty(kept) for kept in self.levels]
+        errors = np.zeros(len(self.levels))
+        # where each row's weights stand in the order of the layer, int64 (rows, columns), ascending
+        places = np.argsort(self.order // columns, kind="stable").reshape(rows, columns)
+        for row in range(rows):
+            consumer = self._consumers[row * self.layer.groups // rows]
+            own = self.order[places[row]] % columns
+            output = row % (rows // self.layer.groups)
+            ordered = Consumer(consumer.gram[own][:, own], consumer.weights[own, output].unsqueeze(1))
+            least_squares = NestedLeastSquares(ordered, RIDGE)
+            left = np.searchsorted(places[row], self.levels)  # weights of this row at each level
+            errors += least_squares.errors().numpy()[left]
+            for level, count in enumerate(left.tolist()):
+                values[level][places[row][:count]] = least_squares.weights(count).numpy()[:, 0]
+        energy = sum(consumer.energy for consumer in self._consumers)
+        return {"values": np.concatenate(values), "errors": errors / energy}
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return self._calibration.moments(self.layer.name)
+
+    @cached_property
+    def _consumers(self) -> list[Consumer]:
+        return row_consumers(self.layer, self._moments, torch.from_numpy(self.dense))
+
+    def _file(self, kind: str) -> str:
+        settings = f"{_VERSION} {self._settings.criterion} {self.levels}"
+        return f"levels-{hashlib.sha256(settings.encode()).hexdigest()[:16]}-{kind}-{self.layer.name}"
+
+
+def row_consumers(layer: Layer, moments: Moments, dense: torch.Tensor) -> list[Consumer]:
+    """The layer's groups as least-squares problems; columns as torch stores them, input channel * taps + tap.
+
+    Args:
+        layer: of which.
+        moments: of its inputs.
+        dense: its weights, float64 (rows, columns).
+    """
+    means = moments.mean.reshape(layer.groups, -1)
+    grams = moments.gram.reshape(layer.groups, means.shape[1], -1)
+    if not layer.intercept:
+        grams = grams + moments.rows * means.unsqueeze(2) * means.unsqueeze(1)
+    by_input = partial(_by_input, taps=layer.taps)
+    return [
+        Consumer(by_input(by_input(gram).mT).mT.contiguous(), weights.mT.contiguous())
+        for gram, weights in zip(grams, dense.reshape(layer.groups, -1, dense.shape[1]), strict=True)
+    ]
+
+
+def _by_input(columns: torch.Tensor, taps: int) -> torch.Tensor:
+    """The last dimension from tap * channels + channel to channel * taps + tap."""
+    return columns.reshape(*columns.shape[:-1], taps, -1).mT.flatten(-2)
