@@ -278,3 +278,12 @@ def test_statistics_are_corrected_by_what_pruning_changed(network: nn.Module, da
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(again.get_buffer(name), buffer, rtol=1e-2, atol=1e-3)
+
+
+def test_hard_images_are_chosen_for_single_weights_too(network: nn.Module, data: DataSplits) -> None:
+    some = make(network, data, evaluation={"objective": "agreement", "hard_images": 60})
+    whole = make(network, data, evaluation={"objective": "agreement"})
+    equal = whole.widths(whole.fit_to_budget(whole.ratios(whole.smallest_widths) / 2))
+    assert some.score(equal).error == pytest.approx(whole.score(equal).error, abs=1e-6)
+    assert some.score(some.dense_widths) == whole.score(whole.dense_widths)
+    assert some.measure(equal, "search") == whole.measure(equal, "search")
