@@ -57,7 +57,7 @@ class Progress:
 
 
 def progress_of(results: Results, agent: str, over: Over = "evaluations") -> Progress | None:
-    """Median and range over the finished trials; a trial that ended early keeps its last value."""
+    """Median and range over the finished trials, once each has begun; one that ended early keeps its last value."""
     curves = [
         (
             [*_positions(points, over)],
@@ -68,7 +68,8 @@ def progress_of(results: Results, agent: str, over: Over = "evaluations") -> Pro
     ]
     if not curves:
         return None
-    at = sorted({position for positions, _ in curves for position in positions})
+    begun = max(positions[0] for positions, _ in curves)
+    at = sorted({position for positions, _ in curves for position in positions if position >= begun})
     columns = [[_value_at(position, *curve) for curve in curves] for position in at]
     middle = (-math.inf if -math.inf in _middles(column) else statistics.median(column) for column in columns)
     return Progress(tuple(at), tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
@@ -81,8 +82,7 @@ def _positions(points: Sequence[HistoryPoint], over: Over) -> Iterable[float]:
 
 
 def _value_at(position: float, positions: Sequence[float], values: Sequence[float]) -> float:
-    passed = bisect.bisect_right(positions, position)
-    return values[passed - 1] if passed else -math.inf
+    return values[bisect.bisect_right(positions, position) - 1]
 
 
 def progress_plot(results: Results, *, width: int = 960, height: int = 380, over: Over = "evaluations") -> str:
