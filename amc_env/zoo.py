@@ -21,6 +21,7 @@ from amc_env.datasets import digits_arrays
 from amc_env.lenet import lenet
 from amc_env.user_code import import_function
 from amc_env.weights import load_weights, save_weights, weights_digest
+from hw.torch_threads import torch_threads
 
 __all__ = [
     "DigitsRecipe",
@@ -217,15 +218,11 @@ def train_digits_network(recipe: DigitsRecipe = DigitsRecipe()) -> nn.Module:
     Adam with a one-cycle learning rate; each image is shifted by up to one pixel. Runs on one thread, in which the
     order of additions is fixed.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = digits_network(recipe.width)
         _train(network, recipe)
-    finally:
-        torch.set_num_threads(threads)
     return network.eval()
 
 

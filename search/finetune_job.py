@@ -9,13 +9,11 @@ In the job's folder, for each network, `finetune/<agent>-seed<k>/` (or `finetune
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -26,6 +24,7 @@ from amc_env.training.augment import augmentation_of
 from amc_env.training.finetune import DivergedError, TrainingLog, TrainingProgress, fine_tune
 from amc_env.weights import load_weights, save_weights
 from hw.files import write_atomically
+from hw.torch_threads import torch_threads
 from search.errors import UserError
 from search.machine import available_cpus
 from search.progress import FineTuneProgress
@@ -70,7 +69,7 @@ def fine_tune_winners(
     networks = [*names.items(), *([(problem.dense_widths, _DENSE)] if recipe.dense else [])]
     threads = recipe.threads or available_cpus()
     work = _Work(recipe, problem, training, folder / "finetune", on_progress, len(networks))
-    with _threads(threads):
+    with torch_threads(threads):
         done = {name: work.train(index, name, widths) for index, (widths, name) in enumerate(networks)}
     augmentation = augmentation_of(recipe.settings(), training.images.shape[1:])
     return FineTuneRecord(
@@ -183,16 +182,6 @@ def _read(path: Path, widths: Widths) -> FineTunedRecord:
     if record.widths != widths:
         raise FineTuneError(f"{path} is of another policy; delete its folder, the network is then trained anew")
     return record
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fine_tuned(results: Results, widths: Widths) -> FineTunedRecord | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +13,7 @@ from torch import nn
 from hw.sparse.choice import DENSE, Case, KernelTable
 from hw.sparse.jit import check_threads
 from hw.sparse.modules import LINEAR_KERNELS, SparseConv2d, SparseLinear
+from hw.torch_threads import torch_threads
 
 #: name of the kernel of convolutions
 CONV = "conv"
@@ -97,7 +97,7 @@ def sparsify(
     else:
         inputs = _inputs(network, layers, example)
         table = KernelTable() if table is None else table
-        with _torch_threads(threads):
+        with torch_threads(threads):
             choices = [_chosen(name, layer, inputs.get(name), threads, table) for name, layer in layers.items()]
     for choice in choices:
         if choice.kernel != DENSE:
@@ -202,13 +202,3 @@ def _inputs(network: nn.Module, layers: Mapping[str, Layer], example: torch.Tens
         for handle in handles:
             handle.remove()
     return seen
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
