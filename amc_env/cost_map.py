@@ -91,13 +91,13 @@ class SeparableCosts:
         tables: cost name -> for each decision, its choices and what its layer costs at each.
     """
 
-    fixed: Mapping[str, int]
-    tables: Mapping[str, Sequence[Mapping[int, int]]]
+    fixed: Mapping[str, float]
+    tables: Mapping[str, Sequence[Mapping[int, float]]]
 
     def cost_function(self, model: CostModel, layers: Sequence[LayerShape]) -> WidthCost:
         fixed, tables = self._of(model)
 
-        def cost(widths: Sequence[int] | IntArray) -> int:
+        def cost(widths: Sequence[int] | IntArray) -> float:
             return fixed + sum([table[width] for table, width in zip(tables, widths, strict=True)])
 
         return cost
@@ -107,7 +107,7 @@ class SeparableCosts:
         owned = np.array([table[max(table)] for table in tables], dtype=np.float64)
         return owned, float(owned.sum()) + fixed
 
-    def _of(self, model: CostModel) -> tuple[int, Sequence[Mapping[int, int]]]:
+    def _of(self, model: CostModel) -> tuple[float, Sequence[Mapping[int, float]]]:
         if model.name not in self.tables:
             known = ", ".join(self.tables)
             raise ValueError(f"budget: no decision changes {model.name}; limit one of {known}")

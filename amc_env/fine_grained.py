@@ -26,8 +26,10 @@ from amc_env.settings import EvaluationSettings, WeightSettings
 from amc_env.splits import DataSplits
 from amc_env.storage import StorageSettings, compression_stages, layer_bytes
 from hw.layers import LayerShape
+from hw.sparse.latency import SparseLatencyTable, measure_sparse_latency
 
 _COSTS = ("macs", "size")
+_TIMED = 7  # densities of each layer in a table of sparse latency
 
 
 class WeightProblem(ImageProblem):
@@ -39,6 +41,7 @@ class WeightProblem(ImageProblem):
 
         "macs": multiplications by weights that stay.
         "size": bytes of the network exactly as `amc_env.storage` stores it.
+        "sparse_latency_ms": of the network with sparse layers where they gain, if there is a table for it.
 
     The order of "obs" and what the weights become follow from the calibration images alone; they are computed when the
     problem is built, for sizes follow from them, and kept on disk.
@@ -50,6 +53,7 @@ class WeightProblem(ImageProblem):
         settings: which weights are removed.
         storage: how the network is stored.
         evaluation: how a pruned network is evaluated; fidelity "prefix" or "magnitude".
+        latency: as of `measure_latency`.
         on_progress: called with what is done of two steps for each layer: its inputs measured, its weights ordered.
 
     Raises:
@@ -68,6 +72,7 @@ class WeightProblem(ImageProblem):
         settings: WeightSettings = WeightSettings(),
         storage: StorageSettings = StorageSettings(),
         evaluation: EvaluationSettings = EvaluationSettings(fidelity="prefix"),
+        latency: SparseLatencyTable | None = None,
         on_progress: OnProgress = lambda done, total: None,
     ) -> None:
         if evaluation.fidelity == "sequential":
@@ -82,11 +87,16 @@ class WeightProblem(ImageProblem):
         if settings.criterion == "obs":
             self.calibration.prepare(lambda done, total: on_progress(done, 2 * total))
         self._levels = [self._levels_of(layer) for layer in self._layers]
-        tables: dict[str, list[dict[int, int]]] = {name: [] for name in _COSTS}
+        tables: dict[str, list[dict[int, float]]] = {name: [] for name in _COSTS}
         for done, levels in enumerate(self._levels, start=1):
             for name, table in self._tables(levels).items():
                 tables[name].append(table)
             on_progress(len(self._levels) + done, 2 * len(self._levels))
+        if latency is not None:
+            tables[latency.name] = [
+                {kept: latency.layers[levels.layer.name].at(kept) for kept in sizes}
+                for levels, sizes in zip(self._levels, tables["size"], strict=True)
+            ]
         decisions = [
             Decision(levels.layer.name, levels.dense.size, tuple(sizes), _shape(self.graph.layers, levels.layer))
             for levels, sizes in zip(self._levels, tables["size"], strict=True)
@@ -97,7 +107,12 @@ class WeightProblem(ImageProblem):
                 f"{list(settings.keep)}; raise max_ratio or keep less"
             )
         super().__init__(
-            decisions, self.graph.layers, self._costs(tables), budget=budget, reward=reward, feature_cost="macs"
+            decisions,
+            self.graph.layers,
+            self._costs(tables, latency),
+            budget=budget,
+            reward=reward,
+            cost_models=[] if latency is None else [latency],
         )
 
     def calibrate(self, on_progress: OnProgress = lambda done, total: None, *, error_curves: bool = False) -> None:
@@ -153,6 +168,34 @@ class WeightProblem(ImageProblem):
             for stage in stages
         ]
 
+    def measure_latency(
+        self, *, threads: int, batch: int, on_layer: OnProgress = lambda done, total: None
+    ) -> SparseLatencyTable:
+        """Time each layer with some of its own patterns on this processor.
+
+        Args:
+            threads: of one run.
+            batch: images in one run, from the search split.
+            on_layer: called with how many layers are measured, of how many.
+
+        Raises:
+            ValueError: there are not so many images.
+        """
+        example = self.example(batch)
+        variants = {}
+        for levels in self._levels:
+            tried = sorted({levels.levels[round(place)] for place in np.linspace(0, len(levels.levels) - 1, _TIMED)})
+            variants[levels.layer.name] = {kept: self._thinner(levels, kept) for kept in tried}
+        return measure_sparse_latency(
+            self.deployed(self.network), example, variants, threads=threads, on_layer=on_layer
+        )
+
+    def _thinner(self, levels: WeightLevels, kept: int) -> Any:
+        """The layer by itself with so many weights, in float32."""
+        network: nn.Module = copy.deepcopy(self.network)
+        levels.write(network, kept)
+        return self.deployed(network).get_submodule(levels.layer.name)
+
     def reconstruction_errors(self) -> tuple[NDArray[np.float64], ...]:
         """Squared error of each layer's outputs relative to their variance, by its width."""
         curves = []
@@ -187,21 +230,24 @@ class WeightProblem(ImageProblem):
         settings = LevelSettings(self.settings.criterion, self.evaluation.fidelity == "prefix", self.storage.codebook)
         return WeightLevels(self.network, layer, grid[grid <= most].tolist(), settings, self.calibration)
 
-    def _tables(self, levels: WeightLevels) -> dict[str, dict[int, int]]:
+    def _tables(self, levels: WeightLevels) -> dict[str, dict[int, float]]:
         """What the layer costs at each width worth having: where its pattern takes less than the dense layer."""
         calls = [shape for shape in self.graph.layers if shape.name == levels.layer.name]
         positions = sum(shape.macs for shape in calls) // levels.dense.size
         sizes = {kept: layer_bytes(levels.mask(kept), self.storage) for kept in levels.levels}
         dense = 4 * levels.dense.size
         sizes = {kept: size for kept, size in sizes.items() if size < dense} | {levels.dense.size: dense}
-        return {"macs": {kept: kept * positions for kept in sizes}, "size": sizes}
+        return {"macs": {kept: kept * positions for kept in sizes}, "size": {**sizes}}
 
-    def _costs(self, tables: Mapping[str, Sequence[Mapping[int, int]]]) -> SeparableCosts:
+    def _costs(
+        self, tables: Mapping[str, Sequence[Mapping[int, float]]], latency: SparseLatencyTable | None
+    ) -> SeparableCosts:
         """With what no decision changes: biases, batch norms, layers that stay whole."""
         decided = {levels.layer.name: levels.dense.size for levels in self._levels}
         macs = sum(shape.macs for shape in self.graph.layers if shape.name not in decided)
         parameters = sum(shape.weights for shape in self.graph.layers) - sum(decided.values())
-        return SeparableCosts({"macs": macs, "size": 4 * parameters}, tables)
+        fixed: dict[str, float] = {"macs": macs, "size": 4 * parameters}
+        return SeparableCosts(fixed if latency is None else fixed | {latency.name: latency.rest_ms}, tables)
 
 
 def _decided(layers: Mapping[str, Layer], keep: Sequence[str]) -> list[Layer]:

@@ -129,6 +129,23 @@ class ImageProblem(PruningProblem):
     def _calibrated_layers(self) -> list[Layer]:
         """The layers whose inputs are measured."""
 
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """A copy as it is timed: batch norms folded, float32, on the CPU."""
+        copied: nn.Module = copy.deepcopy(network)
+        fold_batchnorm(copied, self.graph.foldable)
+        copied.eval().to("cpu", torch.float32)
+        return copied.to(memory_format=torch.contiguous_format)
+
+    def example(self, images: int) -> torch.Tensor:
+        """Network input of so many images of the search split, float32 (images, channels, height, width) on the CPU.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if images > len(self.data.search):
+            raise ValueError(f"batch: expected at most the {len(self.data.search)} images to search on, got {images}")
+        return self.data.preprocessing(self.data.search.images[:images]).contiguous()
+
     @cached_property
     def _search_batches(self) -> list[tuple[torch.Tensor, NDArray[Any]]]:
         return list(self._batches(self.data.search, _SCORED_BATCH))

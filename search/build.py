@@ -18,6 +18,7 @@ from amc_env.splits import DataSplits, Preprocessing, Split
 from amc_env.toy import ToyProblem
 from amc_env.training.finetune import check_trainable
 from hw.latency_table import LatencyTable
+from hw.sparse.latency import SparseLatencyTable
 from search.spec_models import (
     CifarResnet,
     Data,
@@ -84,7 +85,7 @@ def _options(data: Data) -> dict[str, Any]:
 def build_problem(
     spec: Spec,
     data: DataSplits | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyTable | SparseLatencyTable | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> PruningProblem:
     """The problem that the spec states, on these data; they are loaded if not given.
@@ -92,7 +93,7 @@ def build_problem(
     Args:
         spec: what to build.
         data: as of `load_data`.
-        table: for a budget on latency; without it that budget is left out.
+        table: for a budget on latency, of single weights a sparse one; without it that budget is left out.
         on_progress: called with what is done and all of it, where building takes long: the order of single weights.
 
     Raises:
@@ -111,11 +112,12 @@ def build_problem(
         return WeightProblem(
             _network(spec),
             data,
-            budget=spec.limits,
+            budget={cost: limit for cost, limit in spec.limits.items() if table or cost != SparseLatencyTable.name},
             reward=spec.reward,
             settings=spec.pruning.weight_settings(),
             storage=(spec.storage or Storage()).settings(),
             evaluation=spec.evaluation.settings(),
+            latency=table if isinstance(table, SparseLatencyTable) else None,
             on_progress=on_progress,
         )
     return NetworkProblem(

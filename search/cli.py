@@ -111,15 +111,39 @@ def compare(folders: tuple[Path, ...], form: str) -> None:
 def export(folder: Path, out: Path, agent: str | None, seed: int | None, step: int | None) -> None:
     """Write the best policy of a job and its pruned network."""
     with clear_errors():
+        from search.chosen import ChoiceError
         from search.export import ExportError, export_job
 
         try:
             chosen = export_job(folder, out, agent, seed, step)
-        except ExportError as error:
+        except (ChoiceError, ExportError) as error:
             fail(error, FAILED)
         if not chosen.feasible:
             click.echo(f"network {step} of {chosen.trial.agent} seed {chosen.trial.seed} is over the budget", err=True)
         click.echo(f"written to {out}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--sparse", is_flag=True, help="Also with sparse kernels, and each layer by itself.")
+@click.option("--agent", help="The best policy of this agent; by default the best of all.")
+@click.option("--seed", type=int, help="Of this seed; by default the best of all.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one run.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one run.")
+def measure(folder: Path, sparse: bool, agent: str | None, seed: int | None, threads: int, batch: int) -> None:
+    """Time the best policy's network beside the dense one, in torch, in onnxruntime and in 8 bits.
+
+    With --sparse also in torch's CSR form and with sparse kernels, whole and layer by layer. The result goes into the
+    job's report.
+    """
+    with clear_errors():
+        from search.job import measure_job
+        from search.measure import MeasureOptions
+        from search.measure_report import measured_text
+
+        results = measure_job(folder, MeasureOptions(sparse, threads, batch), agent=agent, seed=seed)
+        click.echo(measured_text(results))
+        click.echo(f"report: {folder / 'report.html'}")
 
 
 main.add_command(lut)

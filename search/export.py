@@ -7,7 +7,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from amc_env.policy import PruningPolicy
 from amc_env.problem import Widths
 from amc_env.pruning.surgery import apply_plan
 from amc_env.storage import save_compressed
-from amc_env.weights import load_weights
 from hw.runtimes.onnx_runtime import exporting_quietly
 from search.build import build_problem, build_untrained
+from search.chosen import Chosen, choose_step, choose_winner, load_winner
 from search.finetune_job import fine_tuned
 from search.job import load_results
 from search.latency_job import job_table
-from search.results import PolicyRecord, Results, SeriesRecord, TrialRecord
+from search.results import Results
 from search.spec_models import Spec
 
 #: largest difference allowed between the ONNX network's and the network's outputs, relative to the largest output
@@ -35,20 +34,7 @@ ONNX_TOLERANCE = 1e-4
 
 
 class ExportError(ValueError):
-    """There is nothing to export, or the exported network is not the one that was scored."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What is exported: the best policy of a trial, or network number `step` of its series, counted from 1."""
-
-    trial: TrialRecord
-    network: PolicyRecord | SeriesRecord
-    step: int | None = None
-
-    @property
-    def feasible(self) -> bool:
-        return isinstance(self.network, PolicyRecord) or self.network.feasible
+    """The exported network is not the one that was scored, or cannot be written."""
 
 
 def export_job(
@@ -71,7 +57,8 @@ def export_job(
         step: network of the one series among them, from 1; it may be over the budget. None for the best policy.
 
     Raises:
-        ExportError: no such winner or network, `out` exists, or a check failed; then nothing is written.
+        ChoiceError: no such winner or network.
+        ExportError: `out` exists, or a check failed; then nothing is written.
     """
     results = load_results(job)
     chosen = choose_winner(results, agent, seed) if step is None else choose_step(results, agent, seed, step)
@@ -87,9 +74,7 @@ def export_job(
             f"the network now costs {costs}, but was scored at {chosen.network.costs}; was its code changed?"
         )
     tuned = fine_tuned(results, widths)
-    network = problem.prune(widths)
-    if tuned is not None:
-        load_weights(network, job / "finetune" / tuned.folder / "weights.pt")
+    network = load_winner(job, problem, results, widths)
     test = problem.measure_network(network, "test")
     network.to(memory_format=torch.contiguous_format)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,40 +117,6 @@ def load_exported(folder: Path) -> nn.Module:
         network = apply_plan(network, plan)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval()
-
-
-def choose_winner(results: Results, agent: str | None, seed: int | None) -> Chosen:
-    """The finished trial with the highest reward on the search split, of one agent and seed if told."""
-    candidates = [(trial, trial.best) for trial in _asked(results, agent, seed) if trial.best is not None]
-    if not candidates:
-        known = ", ".join(f"{trial.agent} seed {trial.seed} ({trial.status})" for trial in results.trials)
-        raise ExportError(f"no feasible policy of {_said(agent, seed)}; trials: {known}")
-    return Chosen(*max(candidates, key=lambda candidate: candidate[1].reward))
-
-
-def choose_step(results: Results, agent: str | None, seed: int | None, step: int) -> Chosen:
-    """Network number `step`, from 1, of the one trial with a series, of one agent and seed if told."""
-    candidates = [trial for trial in _asked(results, agent, seed) if trial.series]
-    if len(candidates) != 1:
-        known = [f"{trial.agent} seed {trial.seed} ({len(trial.series)})" for trial in results.trials if trial.series]
-        raise ExportError(
-            f"step {step}: expected one trial with a series, {_said(agent, seed)} has {len(candidates)}; give --agent "
-            f"and --seed of one of those with networks on the way: {', '.join(known) or 'none'}"
-        )
-    (trial,) = candidates
-    if not 1 <= step <= len(trial.series):
-        raise ExportError(
-            f"step {step}: the series of {trial.agent} seed {trial.seed} has networks 1 to {len(trial.series)}"
-        )
-    return Chosen(trial, trial.series[step - 1], step)
-
-
-def _asked(results: Results, agent: str | None, seed: int | None) -> list[TrialRecord]:
-    return [trial for trial in results.trials if agent in (None, trial.agent) and seed in (None, trial.seed)]
-
-
-def _said(agent: str | None, seed: int | None) -> str:
-    return f"agent {agent or 'any'}, seed {'any' if seed is None else seed}"
 
 
 def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:

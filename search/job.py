@@ -7,7 +7,7 @@
 - `DIR/trials/<agent>-seed<k>/result.json`: if and only if the trial is finished
 - `DIR/trials/<agent>-seed<k>/error.txt`: if it failed
 - `DIR/attempts/<n>/`: what Ray Tune keeps of the n-th attempt
-- `DIR/latency.json`, `latency.journal`, `rounds/<n>/`: see `search.latency_job`
+- `DIR/latency.json`, `latency.journal`, `rounds/<n>/`, `sparse_latency.json`: see `search.latency_job`
 - `DIR/finetune/<agent>-seed<k>/`: see `search.finetune_job`
 - `DIR/lock`: locked by the process that runs the job
 """
@@ -27,8 +27,10 @@ from pydantic import ValidationError
 
 from amc_env.budget import Budget, InfeasibleBudgetError
 from amc_env.evaluation import NetworkProblem
+from amc_env.fine_grained import WeightProblem
 from amc_env.image_problem import ImageProblem
 from amc_env.problem import Decision, PruningProblem
+from amc_env.pruning.calibration import OnProgress as OnLayers
 from amc_env.splits import DataSplits, Split
 from amc_env.weights import weights_digest
 from hw.files import write_atomically
@@ -36,10 +38,19 @@ from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, load_training_images, measure_test
 from search.errors import UserError
 from search.finetune_job import fine_tune_winners
-from search.latency_job import finish_refinement, given_table, provide_table, put_aside, time_policies
+from search.latency_job import (
+    finish_refinement,
+    given_table,
+    job_table,
+    provide_sparse_table,
+    provide_table,
+    put_aside,
+    time_policies,
+)
 from search.locking import acquire
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
-from search.progress import CalibrationProgress, OnJobProgress, SetUpProgress, TrialProgress
+from search.measure import MeasureOptions, measure_winner
+from search.progress import CalibrationProgress, LatencyProgress, OnJobProgress, SetUpProgress, TrialProgress
 from search.report import write_report
 from search.results import (
     BudgetRecord,
@@ -175,6 +186,8 @@ def _check_agents(spec: Spec, problem: PruningProblem) -> None:
 
 def _with_table(job: _Job, folder: Path, on_progress: OnJobProgress) -> _Job:
     """The job with the budget on latency, if the spec has one; the table is measured now if there is none."""
+    if job.spec.needs_sparse_table and isinstance(job.problem, WeightProblem):
+        return _with_sparse_table(job, job.problem, folder, on_progress)
     if not job.spec.needs_table or not isinstance(job.problem, NetworkProblem):
         return job
     try:
@@ -182,6 +195,16 @@ def _with_table(job: _Job, folder: Path, on_progress: OnJobProgress) -> _Job:
         problem = build_problem(job.spec, job.data, table)
         _check_agents(job.spec, problem)
         return replace(job, problem=problem, table=table)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+
+
+def _with_sparse_table(job: _Job, problem: WeightProblem, folder: Path, on_progress: OnJobProgress) -> _Job:
+    try:
+        table = provide_sparse_table(job.spec, problem, folder, on_progress)
+        limited = build_problem(job.spec, job.data, table)
+        _check_agents(job.spec, limited)
+        return replace(job, problem=limited)
     except ValueError as error:
         raise JobError(str(error)) from error
 
@@ -209,9 +232,23 @@ def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
                 job = corrected
                 continue
         results = _conclude(results, begun, started, folder)
-        if job.training is None or results.status != "finished":
-            return results
-        return _conclude(_fine_tuned(job, job.training, results, folder, on_progress), begun, started, folder)
+        if job.training is not None and results.status == "finished":
+            results = _conclude(_fine_tuned(job, job.training, results, folder, on_progress), begun, started, folder)
+        if _to_measure(results, job.spec) and isinstance(job.problem, ImageProblem):
+            options = MeasureOptions(True, job.spec.latency.threads, job.spec.latency.batch)
+            measured = measure_winner(folder, job.problem, results, options, on_layer=_layers(on_progress))
+            results = _conclude(results.model_copy(update={"measured": measured}), begun, started, folder)
+        return results
+
+
+def _to_measure(results: Results, spec: Spec) -> bool:
+    """Whether a job on sparse latency has a winner that was not timed yet."""
+    found = any(trial.best is not None for trial in results.trials)
+    return spec.needs_sparse_table and results.status == "finished" and found and results.measured is None
+
+
+def _layers(on_progress: OnJobProgress) -> OnLayers:
+    return lambda done, total: on_progress(LatencyProgress(done, total, unit="layers"))
 
 
 def _conclude(results: Results, begun: Results, started: float, folder: Path) -> Results:
@@ -230,6 +267,41 @@ def _fine_tuned(job: _Job, training: Split, results: Results, folder: Path, on_p
     except ValueError as error:
         raise JobError(str(error)) from error
     return results.model_copy(update={"finetune": record})
+
+
+def measure_job(
+    folder: Path,
+    options: MeasureOptions,
+    *,
+    agent: str | None = None,
+    seed: int | None = None,
+    on_layer: OnLayers = lambda done, total: None,
+) -> Results:
+    """Time the winner of a finished job on this machine, and write it into the job's results and report.
+
+    Args:
+        folder: the job's.
+        options: how.
+        agent, seed: of which trials; None for all.
+        on_layer: called with how many layers are measured, of how many.
+
+    Raises:
+        JobError: the job is running, or has no network, or there is no such winner.
+    """
+    job_spec(folder)
+    with _locked(folder):
+        results = load_results(folder)
+        try:
+            problem = build_problem(Spec.model_validate(results.spec), table=job_table(folder))
+            if not isinstance(problem, ImageProblem):
+                raise JobError("the job searched the toy problem, which has no network to measure")
+            record = measure_winner(folder, problem, results, options, agent=agent, seed=seed, on_layer=on_layer)
+        except (ValueError, OSError) as error:
+            raise JobError(str(error)) from error
+        results = results.model_copy(update={"measured": record})
+        _save(results, folder)
+        write_report(results, folder / "report.html")
+        return results
 
 
 def _corrected(job: _Job, folder: Path, results: Results) -> _Job | None:
@@ -274,7 +346,7 @@ def _begin(job: _Job, folder: Path) -> Results:
         _save(begun, folder)
         return begun
     begun = Results.model_validate_json(path.read_text())
-    stale = ("latency", "finetune") if _pending(job.spec, folder) else ("finetune",)
+    stale = ("latency", "finetune", "measured") if _pending(job.spec, folder) else ("finetune",)
     begun = begun.model_copy(update=dict.fromkeys(stale))
     changed = [name for name, value in identity.items() if getattr(begun, name) != value]
     if Spec.model_validate(begun.spec) != job.spec:  # not by spec_id: a newer release may add keys with defaults
@@ -359,7 +431,7 @@ def job_status(trials: tuple[TrialRecord, ...]) -> JobStatus:
 def _is_done(results: Results, spec: Spec) -> bool:
     timed = results.latency is not None or not spec.needs_table
     tuned = results.finetune is not None or spec.finetune is None
-    return results.status == "finished" and timed and tuned
+    return results.status == "finished" and timed and tuned and not _to_measure(results, spec)
 
 
 def _pending(spec: Spec, folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """Latency in a job: the table its trials search with, its winners timed, and the table corrected by what they showed.
 
 In the job's folder: `latency.json` (the table), `latency.journal` (what was measured of it so far), and for each time
-that a winner missed the budget `rounds/<n>/` with `refinement.json` and the trials of that round.
+that a winner missed the budget `rounds/<n>/` with `refinement.json` and the trials of that round. Of single weights:
+`sparse_latency.json`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 
 from amc_env.budget import parse_limit
 from amc_env.evaluation import NetworkProblem
+from amc_env.fine_grained import WeightProblem
 from hw.correction import left_out_predictions
 from hw.files import write_atomically
 from hw.host import RUNTIME_NAMES
 from hw.latency_file import LatencyFileError, load_table, save_table
 from hw.latency_table import LatencyTable, describe
 from hw.layers import LayerShape
+from hw.sparse.latency import SparseLatencyError, SparseLatencyTable
 from search.errors import UserError
 from search.latency import TableSize, Winner, build_latency_table, time_winners
 from search.progress import LatencyProgress
@@ -36,6 +39,7 @@ from search.spec_models import Spec
 
 OnLatencyProgress = Callable[[LatencyProgress], None]
 _STAIRCASES = 2
+_SPARSE = "sparse_latency.json"
 
 
 class LatencyError(UserError):
@@ -59,10 +63,46 @@ def given_table(spec: Spec) -> LatencyTable | None:
     return table
 
 
-def job_table(folder: Path) -> LatencyTable | None:
+def job_table(folder: Path) -> LatencyTable | SparseLatencyTable | None:
     """The table of a job as its trials use it; None if it has none."""
+    if (folder / _SPARSE).exists():
+        return _load_sparse(folder / _SPARSE)
     path = folder / "latency.json"
     return _load(path) if path.exists() else None
+
+
+def _load_sparse(path: Path) -> SparseLatencyTable:
+    try:
+        return SparseLatencyTable.load(path)
+    except SparseLatencyError as error:
+        raise LatencyError(str(error)) from error
+
+
+def provide_sparse_table(
+    spec: Spec, problem: WeightProblem, folder: Path, on_progress: OnLatencyProgress
+) -> SparseLatencyTable:
+    """The table of a job on single weights: kept in its folder, or measured now.
+
+    Args:
+        spec: says with how many threads and images.
+        problem: the same without the budget on sparse latency.
+        folder: the job's.
+        on_progress: told of the layers measured.
+
+    Raises:
+        LatencyError: the table in the folder is damaged.
+        ValueError: there are not so many images.
+    """
+    path = folder / _SPARSE
+    if path.exists():
+        return _load_sparse(path)
+    table = problem.measure_latency(
+        threads=spec.latency.threads,
+        batch=spec.latency.batch,
+        on_layer=lambda done, total: on_progress(LatencyProgress(done, total, unit="layers")),
+    )
+    table.save(path)
+    return table
 
 
 def _load(path: Path) -> LatencyTable:
@@ -85,8 +125,10 @@ def provide_table(spec: Spec, problem: NetworkProblem, folder: Path, on_progress
         LatencyError: as of `given_table`.
         RuntimeUnavailableError: the runtime cannot be used here or for this network.
     """
-    table = job_table(folder)
-    if table is None:
+    path = folder / "latency.json"
+    if path.exists():
+        table = _load(path)
+    else:
         table = given_table(spec) or build_latency_table(
             problem,
             spec.latency.conditions,
@@ -96,7 +138,7 @@ def provide_table(spec: Spec, problem: NetworkProblem, folder: Path, on_progress
                 LatencyProgress(done, total, left if np.isfinite(left) else None)
             ),
         )
-        save_table(table, folder / "latency.json")
+        save_table(table, path)
         (folder / "latency.journal").unlink(missing_ok=True)
     return finish_refinement(folder, table, problem)
 

@@ -49,15 +49,17 @@ class LatencyProgress:
 
     Attributes:
         seconds_left: None if nothing is known yet.
+        unit: what is measured: whole networks, or layers.
     """
 
     done: int
     networks: int
     seconds_left: float | None = None
+    unit: Literal["networks", "layers"] = "networks"
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
-        return f"measuring latency: {self.done}/{self.networks} networks{left}"
+        return f"measuring latency: {self.done}/{self.networks} {self.unit}{left}"
 
 
 @dataclass(frozen=True)

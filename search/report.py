@@ -15,6 +15,7 @@ from search.figures import cost_label, duration, human, percent
 from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict
 from search.interval_plot import interval_plot
 from search.latency_report import prediction_plot, staircase_plot
+from search.measure_report import conditions, density_plot, layer_table, measured_verdict, whole_table
 from search.plots import Over, cost_plot, has_repeats, has_times, progress_plot, ratios_plot, score_name
 from search.results import DecisionRecord, LatencyRecord, Results, TimingRecord, TrialRecord
 from search.sensitivity_report import sensitivity_sections
@@ -25,7 +26,7 @@ from search.tables import agents_of, budgeted_costs, compare, display_table, uni
 from search.theme import CSS
 from search.verdict import caveats, score_note, verdict
 
-_TEXT_COLUMNS = {"agent", "trials", "layer"}
+_TEXT_COLUMNS = {"agent", "trials", "layer", "network", "run by", "geometry"}
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _NARROW, _WIDE = 360, 960
 
@@ -39,7 +40,7 @@ def render_report(results: Results) -> str:
     """The page as HTML; everything that a user, a network or an error message named is escaped."""
     sections = [_head(results), _comparison(results), _intervals(results), _progress(results), _ratios(results)]
     sections += [_cost(results, cost) for cost in budgeted_costs(results)]
-    sections += [_series(results), _fine_tuning(results), _latency(results), _layers(results)]
+    sections += [_series(results), _fine_tuning(results), _latency(results), _measured(results), _layers(results)]
     sections += [sensitivity_sections(results), _failures(results), _provenance(results)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -225,6 +226,33 @@ def _latency(results: Results) -> str:
             _both(lambda width, staircase=staircase: staircase_plot(staircase, width=width)),  # type: ignore[misc]
         )
         for staircase in record.staircases
+    )
+
+
+def _measured(results: Results) -> str:
+    record = results.measured
+    if record is None:
+        return ""
+    headings, cells = whole_table(record)
+    rows = [_row(headings, [*map(_escape, line)], "dense" if line[0] == "dense" else "") for line in cells]
+    said = "".join(f'<p class="caption">{_prose(line)}</p>' for line in measured_verdict(results, record))
+    whole = _section(
+        "The winner on this processor",
+        f"{conditions(record)}. Latency is the 10th percentile of runs that were interleaved with all others here. "
+        "8 bits are dynamic quantisation: of activations in each run.",
+        _table(headings, rows) + said,
+    )
+    if not record.layers:
+        return whole
+    headings, cells = layer_table(record)
+    rows = [_row(headings, [*map(_escape, line)]) for line in cells]
+    return whole + _section(
+        "Where sparsity pays",
+        "Each layer by itself, on the input that it gets. The bar ends at the density below which the fastest sparse "
+        "kernel beats the best dense float32 of torch and onnxruntime, measured with random patterns; the marker is "
+        "where the layer is: a circle where sparsity pays, a square where it does not.",
+        _both(lambda width: density_plot(record, width=width))
+        + f"<details><summary>All {len(rows)} layers</summary>{_table(headings, rows)}</details>",
     )
 
 

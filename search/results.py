@@ -268,6 +268,53 @@ class FineTuneRecord(Record):
     dense: FineTunedRecord | None
 
 
+class MeasuredLayerRecord(Record):
+    """A layer of the winner by itself, on the input that it gets in the network.
+
+    Attributes:
+        described: its kind and geometry.
+        density, activation_density: shares of its weights and of its input that are not zero.
+        kernel: what runs it in the network with sparse layers; "dense" if no sparse kernel gains.
+        milliseconds: the 10th percentile of each way to run it, by name.
+        sparse: density and milliseconds of the fastest sparse kernel, by rising density; the layer's own among them.
+        break_even: density below which that is faster than the best dense float32; 0 if it never is; null if it is at
+            all densities tried.
+    """
+
+    name: str
+    described: str
+    density: float
+    activation_density: float
+    kernel: str
+    milliseconds: dict[str, float]
+    sparse: tuple[tuple[float, float], ...]
+    break_even: float | None
+
+
+class MeasuredRecord(Record):
+    """The winner run on the processor, beside the dense network and what else could run it.
+
+    Attributes:
+        threads, batch: of one run.
+        host: the processor and the versions of what was timed.
+        dense: the network before pruning, by what ran it.
+        pruned: the winner likewise.
+        differences: largest difference of its outputs from torch's in float32, of the largest output, likewise.
+        layers: empty if they were not measured.
+    """
+
+    agent: str
+    seed: int
+    widths: tuple[int, ...]
+    threads: int
+    batch: int
+    host: dict[str, str]
+    dense: dict[str, TimingRecord]
+    pruned: dict[str, TimingRecord]
+    differences: dict[str, float]
+    layers: tuple[MeasuredLayerRecord, ...]
+
+
 class Results(Record):
     """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions."""
 
@@ -288,3 +335,4 @@ class Results(Record):
     versions: dict[str, str]
     latency: LatencyRecord | None = None
     finetune: FineTuneRecord | None = None
+    measured: MeasuredRecord | None = None

@@ -22,6 +22,7 @@ from amc_env.training.recipe import FineTuneSettings, Schedule
 from hw.cost import COST_MODELS
 from hw.host import RUNTIME_NAMES, Conditions
 from hw.latency_table import LatencyTable
+from hw.sparse.latency import SparseLatencyTable
 from search.errors import UserError
 
 #: the key beside the limits of a budget that names the file of a latency table
@@ -266,10 +267,10 @@ class Evaluation(_Part):
 
 
 class Latency(_Part):
-    """How latency is measured, for a budget on `latency_ms`.
+    """How latency is measured, for a budget on `latency_ms`; of `sparse_latency_ms` threads, batch and margin.
 
     Attributes:
-        runtime: what executes the network: onnxruntime, torch, torch.compile or cuda.
+        runtime: what executes the network: onnxruntime, torch, torch.compile or cuda. Sparse layers run in torch.
         threads: of one inference.
         batch: images per inference.
         levels: of a table that the job builds: widths of each decision that are met in every pair of one layer.
@@ -412,7 +413,7 @@ class Spec(_Part):
     @field_validator("budget")
     @classmethod
     def _known_limits(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
-        known = (*COST_MODELS, LatencyTable.name)
+        known = (*COST_MODELS, LatencyTable.name, SparseLatencyTable.name)
         for cost, limit in budget.items():
             if cost == TABLE:
                 if not isinstance(limit, str):
@@ -464,6 +465,11 @@ class Spec(_Part):
     @model_validator(mode="after")
     def _fits_granularity(self) -> Spec:
         if self.pruning.granularity == "channel":
+            if SparseLatencyTable.name in self.budget:
+                raise ValueError(
+                    "budget: sparse_latency_ms is of single weights; limit latency_ms, or set pruning.granularity: "
+                    "fine_grained"
+                )
             if self.storage is not None:
                 raise ValueError(
                     "storage: only for single weights; leave it out, or set pruning.granularity: fine_grained"
@@ -478,17 +484,19 @@ class Spec(_Part):
             )
         if LatencyTable.name in self.budget:
             raise ValueError(
-                "budget: latency_ms is of dense layers, which lose no time with single weights; limit size or macs"
+                "budget: latency_ms is of dense layers, which lose no time with single weights; limit "
+                "sparse_latency_ms, size or macs"
             )
         return self
 
     @property
     def limits(self) -> dict[str, float | str]:
         """What the search must keep: the budget without the path of a table, and the latency less the margin."""
-        limits = {cost: limit for cost, limit in self.budget.items() if cost != TABLE}
-        if LatencyTable.name in limits:
-            limits[LatencyTable.name] = _less(limits[LatencyTable.name], self.latency.margin)
-        return limits
+        return {
+            cost: _less(limit, self.latency.margin) if cost in (LatencyTable.name, SparseLatencyTable.name) else limit
+            for cost, limit in self.budget.items()
+            if cost != TABLE
+        }
 
     @property
     def table(self) -> Path | None:
@@ -498,6 +506,10 @@ class Spec(_Part):
     @property
     def needs_table(self) -> bool:
         return LatencyTable.name in self.budget
+
+    @property
+    def needs_sparse_table(self) -> bool:
+        return SparseLatencyTable.name in self.budget
 
     @property
     def evaluations_at_once(self) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hw.layers import LayerShape
@@ -51,6 +52,75 @@ class OnnxRuntime(Runtime):
         return {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
 
 
+def onnx_model(network: nn.Module, example: torch.Tensor) -> Any:
+    """A network, or a single convolution or linear layer, as an ONNX model with its weights, for `load_onnx`.
+
+    Args:
+        network: in evaluation mode.
+        example: its input, as many images as each run takes.
+    """
+    return _layer_model(network, example) if type(network) in (nn.Linear, nn.Conv2d) else _export(network, example)
+
+
+def load_onnx(model: Any, example: torch.Tensor, threads: int, *, int8: bool = False) -> Session:
+    """A model in onnxruntime.
+
+    Args:
+        model: of `onnx_model`.
+        example: its input.
+        threads: of one run.
+        int8: with weights of 8 bits, and activations quantised to 8 bits in each run ("dynamic quantisation").
+    """
+    if not int8:
+        return Session(model.SerializeToString(), example, threads)
+    from onnxruntime import quantization
+
+    del model.graph.value_info[:]  # shapes of weights that the quantisation turns around
+    with tempfile.TemporaryDirectory() as folder, _less_said():
+        path = Path(folder) / "int8.onnx"
+        quantization.quantize_dynamic(model, path, weight_type=quantization.QuantType.QUInt8)
+        return Session(path.read_bytes(), example, threads)
+
+
+def _layer_model(layer: Any, example: torch.Tensor) -> Any:
+    """One operator, written down at once: the exporter takes a second for it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    parameters = [("weight", layer.weight), *([] if layer.bias is None else [("bias", layer.bias)])]
+    names = [name for name, _ in parameters]
+    if isinstance(layer, nn.Linear):
+        node = helper.make_node("Gemm", [_INPUT, *names], ["y"], transB=1)
+    else:
+        node = helper.make_node(
+            "Conv", [_INPUT, *names], ["y"], kernel_shape=layer.kernel_size, strides=layer.stride,
+            pads=[*layer.padding, *layer.padding], dilations=layer.dilation, group=layer.groups,
+        )  # fmt: skip
+    shape = list(layer(example).shape)
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, list(example.shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.ascontiguousarray(tensor.detach().numpy()), name) for name, tensor in parameters],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+@contextlib.contextmanager
+def _less_said() -> Iterator[None]:
+    """Without the advice that onnxruntime's quantisation gives through the root logger."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
 class _OnnxFamily(NetworkFamily):
     def __init__(self, network: nn.Module, example: torch.Tensor, layers: Sequence[LayerShape], threads: int) -> None:
         self._layers, self._threads = tuple(layers), threads
@@ -60,8 +130,8 @@ class _OnnxFamily(NetworkFamily):
         _free_reshapes(self._template)
         self._checked = False
 
-    def load(self, network: nn.Module) -> _Session:
-        return _Session(self._member(network), self._example, self._threads)
+    def load(self, network: nn.Module) -> Session:
+        return Session(self._member(network), self._example, self._threads)
 
     def profile(self, network: nn.Module) -> _ProfiledSession:
         return _ProfiledSession(self._member(network), self._example, self._threads, len(self._layers))
@@ -93,7 +163,7 @@ class _OnnxFamily(NetworkFamily):
             )
 
 
-class _Session:
+class Session:
     """One network in onnxruntime."""
 
     def __init__(self, model: bytes, example: torch.Tensor, threads: int, profile: Path | None = None) -> None:
@@ -102,11 +172,16 @@ class _Session:
 
     def run(self) -> float:
         start = time.perf_counter()
-        self._session.run(None, self._inputs)
+        self.outputs()
         return (time.perf_counter() - start) * 1e3
 
+    def outputs(self) -> NDArray[np.float32]:
+        """Run once; returns the first output."""
+        outputs: NDArray[np.float32] = self._session.run(None, self._inputs)[0]
+        return outputs
 
-class _ProfiledSession(_Session, ProfiledNetwork):
+
+class _ProfiledSession(Session, ProfiledNetwork):
     def __init__(self, model: bytes, example: torch.Tensor, threads: int, layers: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._layers = layers

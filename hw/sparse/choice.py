@@ -7,25 +7,19 @@ the processor. The table is a JSON file that lies beside a latency table.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numba
-import numpy as np
 import torch
 
 from hw.files import write_atomically
 from hw.host import describe_host
-from hw.timing import Effort, latency, time_interleaved
+from hw.sparse.side_by_side import time_calls
 
 #: name of the layer as it was
 DENSE = "dense"
-_EFFORT = Effort(fewest=12, most=30, tolerance=0.03)
-_SHORTEST_RUN = 3e-4  # seconds; quicker calls are timed several at once
-_PAUSE = 0.003  # seconds: the threads of one library spin for a while after a call and would disturb the next
 _VERSION = 1
 _NEAR = 0.1  # densities that differ by this fraction count as the same
 
@@ -111,10 +105,7 @@ class KernelTable:
         known = self.find(case)
         if known is not None and set(kernels) <= set(known.milliseconds):
             return known
-        times = time_interleaved(
-            [_Timed(call) for call in kernels.values()], _EFFORT, rng=np.random.default_rng(seed), pause=_PAUSE
-        )
-        new = Measured(case, {name: latency(samples) for name, samples in zip(kernels, times, strict=True)})
+        new = Measured(case, {name: timing.p10 for name, timing in time_calls(kernels, seed=seed).items()})
         self.measured.append(new)
         return new
 
@@ -147,20 +138,3 @@ class KernelTable:
         if version != _VERSION:
             raise KernelTableError(f"{path}: expected version {_VERSION}, got {version}; delete it to measure anew")
         return cls(measured)
-
-
-class _Timed:
-    """A call as a network that `time_interleaved` runs; so many calls in a run that the clock can tell them."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        call()  # compiles
-        start = time.perf_counter()
-        call()
-        self._calls = max(int(_SHORTEST_RUN / max(time.perf_counter() - start, 1e-7)), 1)
-
-    def run(self) -> float:
-        start = time.perf_counter()
-        for _ in range(self._calls):
-            self._call()
-        return (time.perf_counter() - start) * 1e3 / self._calls

@@ -95,24 +95,24 @@ def sparsify(
         if unknown:
             raise ValueError(f"kernels: expected names of convolutions and linear layers, got {', '.join(unknown)}")
     else:
-        inputs = _inputs(network, layers, example)
+        inputs = layer_inputs(network, layers, example)
         table = KernelTable() if table is None else table
         with torch_threads(threads):
             choices = [_chosen(name, layer, inputs.get(name), threads, table) for name, layer in layers.items()]
     for choice in choices:
         if choice.kernel != DENSE:
-            network = _replaced(network, choice.name, _sparse(layers[choice.name], choice.kernel, threads))
+            network = _replaced(network, choice.name, sparse_layer(layers[choice.name], choice.kernel, threads))
     return Sparsified(network, tuple(choices))
 
 
 def _chosen(name: str, layer: Layer, x: torch.Tensor | None, threads: int, table: KernelTable) -> LayerChoice:
-    density = _density(layer)
+    density = density_of(layer)
     obstacle = _obstacle(layer, x, density)
     if x is None or obstacle:
         return LayerChoice(name, DENSE, obstacle, density)
     kernels: dict[str, Callable[[], object]] = {DENSE: partial(layer, x)}
-    for kernel in _candidates(layer, x):
-        sparse = _sparse(layer, kernel, threads)
+    for kernel in candidates(layer, x):
+        sparse = sparse_layer(layer, kernel, threads)
         kernels[kernel] = partial(sparse, x)
     with torch.inference_mode():
         measured = table.choose(_case(layer, x, density, threads), kernels)
@@ -130,7 +130,12 @@ def _prescribed(name: str, layer: Layer, kernels: Mapping[str, str]) -> LayerCho
     known = (DENSE, *((CONV,) if isinstance(layer, nn.Conv2d) else LINEAR_KERNELS))
     if kernel not in known:
         raise ValueError(f"kernels: expected one of {', '.join(known)} for {name!r}, got {kernel!r}")
-    return LayerChoice(name, kernel, "as told", _density(layer))
+    return LayerChoice(name, kernel, "as told", density_of(layer))
+
+
+def pads_with_zeros(layer: Layer) -> bool:
+    """Whether a layer has no padding, or zeros, so many pixels of them: what sparse convolutions can do."""
+    return not isinstance(layer, nn.Conv2d) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
 
 
 def _obstacle(layer: Layer, x: torch.Tensor | None, density: float) -> str:
@@ -139,14 +144,15 @@ def _obstacle(layer: Layer, x: torch.Tensor | None, density: float) -> str:
         return "the network does not call it"
     if density > LARGEST_DENSITY:
         return f"{density:.0%} of its weights are not zero, tried up to {LARGEST_DENSITY:.0%}"
-    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+    if not pads_with_zeros(layer):
         return f"padding {layer.padding!r} with {layer.padding_mode}; expected zeros, in pixels"
     if x.dtype != torch.float32 or x.device.type != "cpu":
         return f"{x.dtype} on {x.device}; expected float32 on the CPU"
     return ""
 
 
-def _candidates(layer: Layer, x: torch.Tensor) -> tuple[str, ...]:
+def candidates(layer: Layer, x: torch.Tensor) -> tuple[str, ...]:
+    """Names of the sparse kernels that are tried for a layer and its input."""
     if isinstance(layer, nn.Conv2d):
         return (CONV,)
     return tuple(LINEAR_KERNELS) if x.numel() // x.shape[-1] < _SMALL_BATCH else ("panels",)
@@ -159,18 +165,21 @@ def _case(layer: Layer, x: torch.Tensor, density: float, threads: int) -> Case:
         size = "x".join(str(pixels) for pixels in x.shape[-2:])
         kind, batch = f"{layer} at {size}", len(x) if x.ndim == 4 else 1
     shared = len(torch.unique(layer.weight)) <= 16  # with 0
-    return Case(kind, round(density, 4), round(_share(x), 4), shared, batch, threads)
+    return Case(kind, round(density, 4), round(share_of(x), 4), shared, batch, threads)
 
 
-def _density(layer: Layer) -> float:
-    return _share(layer.weight)
+def density_of(layer: Layer) -> float:
+    """Share of its weights that are not zero."""
+    return share_of(layer.weight)
 
 
-def _share(tensor: torch.Tensor) -> float:
+def share_of(tensor: torch.Tensor) -> float:
+    """Share of it that is not zero."""
     return int(torch.count_nonzero(tensor)) / max(tensor.numel(), 1)
 
 
-def _sparse(layer: Layer, kernel: str, threads: int) -> SparseConv2d | SparseLinear:
+def sparse_layer(layer: Layer, kernel: str, threads: int) -> SparseConv2d | SparseLinear:
+    """The layer with one of its `candidates`."""
     if isinstance(layer, nn.Conv2d):
         return SparseConv2d.from_conv(layer, threads=threads)
     return SparseLinear.from_linear(layer, kernel=kernel, threads=threads)
@@ -184,7 +193,7 @@ def _replaced(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     return network
 
 
-def _inputs(network: nn.Module, layers: Mapping[str, Layer], example: torch.Tensor) -> dict[str, torch.Tensor]:
+def layer_inputs(network: nn.Module, layers: Mapping[str, Layer], example: torch.Tensor) -> dict[str, torch.Tensor]:
     """The first input of each layer when the network runs."""
     seen: dict[str, torch.Tensor] = {}
 

@@ -17,6 +17,7 @@ from amc_env import PruningPolicy
 from amc_env.evaluation import NetworkProblem
 from search import export
 from search.build import build_problem
+from search.chosen import ChoiceError, choose_winner
 from search.cli import main
 from search.figures import percent
 from search.job import load_results, run_job
@@ -64,7 +65,7 @@ def test_everything_exported_is_the_winner(job: Path, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "pruned").iterdir()}
     assert names == {"policy.json", "plan.json", "weights.pt", "model.onnx", "card.json"}
     results = load_results(job)
-    chosen = export.choose_winner(results, None, None)
+    chosen = choose_winner(results, None, None)
     trial, winner = chosen.trial, chosen.network
     assert isinstance(winner, PolicyRecord)
     assert winner.reward == max(t.best.reward for t in results.trials if t.best)
@@ -87,13 +88,13 @@ def test_everything_exported_is_the_winner(job: Path, tmp_path: Path) -> None:
 
 def test_one_agent_or_seed_may_be_asked_for(job: Path) -> None:
     results = load_results(job)
-    assert export.choose_winner(results, "uniform", None).trial.agent == "uniform"
-    assert export.choose_winner(results, "random", 1).trial.seed == 1
+    assert choose_winner(results, "uniform", None).trial.agent == "uniform"
+    assert choose_winner(results, "random", 1).trial.seed == 1
     with pytest.raises(
-        export.ExportError,
+        ChoiceError,
         match=r"no feasible policy of agent ddpg, seed 3; trials: random seed 0 \(finished\), random seed 1",
     ):
-        export.choose_winner(results, "ddpg", 3)
+        choose_winner(results, "ddpg", 3)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_a_network_of_a_series_is_exported_by_its_number(series_job: Path, tmp_p
 def test_a_network_that_there_is_not_is_refused(
     series_job: Path, tmp_path: Path, agent: str | None, seed: int | None, step: int, message: str
 ) -> None:
-    with pytest.raises(export.ExportError, match=re.escape(message)):
+    with pytest.raises(ChoiceError, match=re.escape(message)):
         export.export_job(series_job, tmp_path / "network", agent, seed, step)
     assert list(tmp_path.iterdir()) == []
 

@@ -14,7 +14,8 @@ from amc_env.evaluation import NetworkProblem
 from amc_env.fine_grained import WeightProblem
 from amc_env.storage import load_compressed
 from search.build import build_problem, build_untrained
-from search.export import choose_winner, export_job, load_exported
+from search.chosen import choose_winner
+from search.export import export_job, load_exported
 from search.job import load_results, run_job
 from search.progress import CalibrationProgress
 from search.spec import SpecError, load_spec, save_spec

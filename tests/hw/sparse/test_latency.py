@@ -1,0 +1,85 @@
+"""The table of sparse latency: what it says between its entries, and its file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hw.host import Host
+from hw.layers import LayerShape
+from hw.sparse.latency import SparseLatencyError, SparseLatencyTable, SparseLayerTimes, measure_sparse_latency
+
+TIMES = SparseLayerTimes(dense_ms=5.0, weights=(10, 30, 50), milliseconds=(2.0, 1.0, 6.0))
+TABLE = SparseLatencyTable(1, 2, 0.5, {"fc": TIMES}, Host(processor="some", cpus=2))
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (1, 2.0),  # no less than was ever measured
+        (10, 2.0),
+        (20, 2.0),  # 30 weights took less by chance: the time does not fall when weights are added
+        (40, 4.0),  # half of the way from 2 to 6
+        (50, 5.0),  # then it stays dense
+        (100, 5.0),
+    ],
+)
+def test_between_entries_the_time_rises_in_a_line_up_to_the_dense_layer(kept: int, expected: float) -> None:
+    assert TIMES.at(kept) == pytest.approx(expected)
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    TABLE.save(tmp_path / "table.json")
+    assert SparseLatencyTable.load(tmp_path / "table.json") == TABLE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected a table of sparse latency, got JSONDecodeError"),
+        ("{}", "expected a table of sparse latency, got KeyError('sparse_latency')"),
+        ("[]", "expected a table of sparse latency, got TypeError"),
+        ('{"sparse_latency": 1, "layers": {"fc": {}}}', "expected a table of sparse latency, got KeyError('dense_ms')"),
+        (None, "expected version 1, got 2; delete it to measure anew"),
+    ],
+)
+def test_a_damaged_file_is_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    TABLE.save(path)
+    if content is None:
+        content = json.dumps(json.loads(path.read_text()) | {"sparse_latency": 2})
+    path.write_text(content)
+    with pytest.raises(SparseLatencyError, match=re.escape(f"{path}: {message}")):
+        SparseLatencyTable.load(path)
+
+
+def test_it_does_not_follow_from_channels() -> None:
+    layer = LayerShape("fc", "linear", 4, 3, (1, 1), (1, 1), (1, 1), (1, 1))
+    assert TABLE.layer_costs([layer]).tolist() == [5.0]
+    with pytest.raises(
+        ValueError,
+        match=re.escape("sparse_latency_ms follows from single weights, not from channels; limit latency_ms"),
+    ):
+        TABLE.bind([layer])
+
+
+def test_a_network_is_measured_layer_by_layer() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    thin = nn.Linear(8 * 36, 4).eval()
+    with torch.no_grad():
+        thin.weight[:, 5:] = 0.0
+    said: list[tuple[int, int]] = []
+    table = measure_sparse_latency(
+        network, torch.randn(2, 3, 8, 8), {"3": {20: thin}}, threads=1, on_layer=lambda *done: said.append(done)
+    )
+    assert said == [(0, 1), (1, 1)]
+    assert (table.threads, table.batch, set(table.layers)) == (1, 2, {"3"})
+    assert table.layers["3"].weights == (20,)
+    assert table.rest_ms >= 0.0
+    assert table.layers["3"].at(20) <= table.layers["3"].dense_ms
