@@ -1,4 +1,4 @@
-"""The plots of `simulate_eie.py` as a page that needs no network."""
+"""The plots of `simulate_eie.py` as a page that needs no network, and as image files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from search.svg import (
     number,
     path,
     rectangle,
+    text,
     tick_step,
     ticks,
     x_axis,
@@ -24,6 +25,7 @@ from search.svg import (
 from search.theme import CSS
 
 _WIDTH, _HEIGHT = 960, 400
+_ROW = 22  # of a legend, in pixels
 
 Series = Sequence[tuple[str, Sequence[float]]]
 
@@ -49,6 +51,26 @@ def render(plots: Sequence[Plot]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n<h1>The nine layers of the EIE paper, simulated: "
         f"synthetic weights of their sizes and densities</h1>\n{sections}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def image(plot: Plot) -> str:
+    """A plot with its legend as an SVG file of its own, light or dark as its reader is."""
+    legend, x, y = [], 64.0, 18
+    for index, name in enumerate(plot.series):
+        length = 30 + 7.2 * len(name)
+        if x + length > _WIDTH:
+            x, y = 64.0, y + _ROW
+        legend += [marker(index, x, y, 5, f"swatch-mark {colour(index)}"), text(x + 11, y + 4, name)]
+        x += length
+    height = _HEIGHT + y + 14
+    inner = plot.svg.partition(">")[2].rpartition("</svg>")[0]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{html.escape(plot.title)}" '
+        f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">\n'
+        f"<style>\n{CSS}\nsvg {{ font-family: system-ui, sans-serif; background: var(--card); }}\n</style>\n"
+        + "\n".join(legend)
+        + f'\n<g transform="translate(0 {y + 14})">{inner}</g>\n</svg>\n'
     )
 
 

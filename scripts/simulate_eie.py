@@ -5,6 +5,7 @@ The weights are synthetic: the layers' sizes and densities, non-zeros at random.
 a pruned network with shared weights (a state_dict) takes in EIE's form.
 
     python scripts/simulate_eie.py --plot eie.html
+    python scripts/simulate_eie.py --out docs/results
     python scripts/simulate_eie.py --json
     python scripts/simulate_eie.py --weights imagenet_squeezenet1_0_deep_compressed.pt
 """
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="write the plots as a page, e.g. eie.html")
+    parser.add_argument("--out", type=Path, help="write eie.md there, and its plots as images beside it")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--weights", type=Path, help="sizes of this state_dict's layers instead of the simulation")
     parser.add_argument("--elements", type=int, default=1, help="over which --weights deals out rows (default: 1)")
@@ -116,6 +118,22 @@ def main() -> None:
     sys.stdout.write("\n")
     if options.plot is not None:
         write_atomically(options.plot, page.render(_plots(layers)))
+    if options.out is not None:
+        _write_results(layers, options)
+
+
+def _write_results(layers: Sequence[SimulatedLayer], options: argparse.Namespace) -> None:
+    """The tables and plots as a Markdown page with images."""
+    lines = ["# EIE's machine on the nine layers of its paper", ""]
+    for title, head, rows in _tables(layers):
+        cells = [head, ["---"] * len(head), *rows]
+        lines += [f"{title}.", "", *(f"| {' | '.join(row)} |" for row in cells), ""]
+    for number, plot in enumerate(_plots(layers), start=1):
+        name = f"eie-{number}.svg"
+        write_atomically(options.out / name, page.image(plot))
+        lines += [f"![{plot.title}]({name})", "", f"*{plot.title}.*", ""]
+    lines += [f"`python scripts/simulate_eie.py --seed {options.seed} --out docs/results`", ""]
+    write_atomically(options.out / "eie.md", "\n".join(lines))
 
 
 def _figures(layer: SimulatedLayer) -> dict[str, Any]:
@@ -131,6 +149,11 @@ def _figures(layer: SimulatedLayer) -> dict[str, Any]:
 
 
 def _paper_text(layers: Sequence[SimulatedLayer]) -> str:
+    return "\n\n".join(f"{title}\n{_table(head, rows)}" for title, head, rows in _tables(layers))
+
+
+def _tables(layers: Sequence[SimulatedLayer]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of each table."""
     head = ["layer", "inputs", "outputs", "simulated us", "ideal us", "paper: actual us", "theoretical us", "ratio"]
     rows = [
         [
@@ -140,6 +163,12 @@ def _paper_text(layers: Sequence[SimulatedLayer]) -> str:
         ]
         for layer in layers
     ]  # fmt: skip
+    yield (
+        f"{ELEMENTS} elements, queue {QUEUE_DEPTH}, {CLOCK_MHZ:.0f} MHz; synthetic weights and activations of the "
+        f"paper's densities; ratio = simulated / paper's actual time",
+        head,
+        rows,
+    )
     names = [layer.name for layer in layers]
     sweeps = [
         (f"load balance over the depth of the queue, {ELEMENTS} elements", DEPTHS,
@@ -151,14 +180,8 @@ def _paper_text(layers: Sequence[SimulatedLayer]) -> str:
         ("real work / total work over the number of elements", COUNTS,
          [[percent(run.real_work, 0) for run in layer.by_elements] for layer in layers]),
     ]  # fmt: skip
-    parts = [
-        f"{ELEMENTS} elements, queue {QUEUE_DEPTH}, {CLOCK_MHZ:.0f} MHz; synthetic weights and activations of the "
-        f"paper's densities; ratio = simulated / paper's actual time\n{_table(head, rows)}"
-    ]
     for title, values, cells in sweeps:
-        lines = [[name, *row] for name, row in zip(names, cells, strict=True)]
-        parts.append(f"{title}\n{_table(['layer', *map(str, values)], lines)}")
-    return "\n\n".join(parts)
+        yield title, ["layer", *map(str, values)], [[name, *row] for name, row in zip(names, cells, strict=True)]
 
 
 def _stored_text(layers: Sequence[StoredLayer]) -> str:

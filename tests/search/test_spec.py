@@ -82,7 +82,8 @@ def test_starter_is_valid(tmp_path: Path) -> None:
         ({"evaluations": None}, "evaluations: Input should be a valid integer"),
         (
             {"budget": {"mac": "50%"}},
-            "budget: unknown cost 'mac'; did you mean 'macs'? (known: macs, size, activations, latency_ms, sparse_latency_ms)",
+            "budget: unknown cost 'mac'; did you mean 'macs'? "
+            "(known: macs, size, activations, latency_ms, sparse_latency_ms)",
         ),
         ({"budget": {"macs": "150%"}}, "budget: budget macs: expected a positive number"),
         ({"budget": {}}, "budget: expected at least one limit"),
