@@ -29,7 +29,7 @@ from hw.eie import Codebook, EIEMatrix, huffman_size, weight_matrix
 from hw.files import write_atomically
 from hw.host import describe_host
 from hw.runtimes import find_runtime
-from hw.sparse import sparsify
+from hw.sparse import DENSE_KERNELS, sparsify
 from hw.sparse.replacement import LayerChoice
 from hw.timing import Effort, Timing, time_interleaved
 
@@ -169,8 +169,9 @@ def _page(
 
 
 def _row(choice: LayerChoice, stored: StoredLayer) -> str:
-    dense = choice.milliseconds.get("dense")
-    sparse = min((value for kernel, value in choice.milliseconds.items() if kernel != "dense"), default=None)
+    times = choice.milliseconds
+    dense = min((times[kernel] for kernel in times if kernel in DENSE_KERNELS), default=None)
+    sparse = min((times[kernel] for kernel in times if kernel not in DENSE_KERNELS), default=None)
     cells = [
         choice.name,
         f"{stored.density:.1%}",

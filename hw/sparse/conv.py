@@ -1,9 +1,14 @@
-"""Direct sparse convolution: each weight times a shifted run of its input channel, no patches are copied.
+"""Direct sparse convolution: each weight times a shifted run of its input channel.
 
-The input is padded once. Results are summed over the padded width, so that one offset per weight (channel, row and
-column of the kernel) serves every pixel; the few results that belong to the padding are dropped. With a stride the
-padded input is first taken apart into its phases (every second row and column, say), in each of which the stride is 1.
-A 1x1 convolution is the case in which nothing is padded and the offset is the channel.
+For each column of the kernel the padded input is copied once, shifted (and thinned, if there is a stride) so that its
+rows lie as those of the result do: one offset per weight (channel, row and column of the kernel) then serves every
+pixel, and all loads are aligned. Rows are filled up to whole vectors, whose few additional results are dropped. With a
+vertical stride there is a copy for every phase (every second row, say). An image that is too narrow for that is copied
+for each row of the kernel too, without gaps between its rows. A 1x1 convolution is the case of one copy.
+
+All this is done for a strip of the result's rows at a time, small enough for the second level of the cache. Threads
+share out images and strips. Those of few images of a 1x1 convolution share out its output channels instead, and each
+copies the image: the borders of strips lie inside cache lines, for which two threads that write them must wait.
 """
 
 from __future__ import annotations
@@ -16,13 +21,28 @@ from numba import prange
 from numpy.typing import NDArray
 
 from hw.sparse.jit import check_threads, compiled, parallel, signed, use_threads
-from hw.sparse.panels import PANEL, SLACK, WEIGHTS_PER_TILE, TiledRows, aligned, copy, row_bounds, sum_panel, widest
-from hw.sparse.rows import FloatArray, SparseRows, check_bias
-from hw.sparse.vector import LANES, at
+from hw.sparse.panels import (
+    LARGEST_OFFSET,
+    PANEL,
+    WEIGHTS_PER_TILE,
+    TiledRows,
+    Weights,
+    clear,
+    copy,
+    row_bounds,
+    sum_panel,
+    weights_of,
+)
+from hw.sparse.rows import FloatArray, SparseRows, aligned_empty, check_bias
+from hw.sparse.vector import LANES, Address, load_between, raw, raw_aligned, store
 
 Pair = tuple[int, int]
-#: bytes of the input that a panel should see of a tile of channels: the first level of the cache
+#: bytes of the copies that a panel should see of a tile of channels: the first level of the cache
 _TILE_BYTES = 32 * 1024
+#: bytes of a strip's copies of the input: half of the second level
+_STRIP_BYTES = 512 * 1024
+#: an image that fills less of its whole vectors than this is too narrow
+_FILLED = 0.75
 
 
 @dataclass(frozen=True)
@@ -51,13 +71,15 @@ class Window:
         return height, width
 
 
-class _Planes(NamedTuple):
-    """The padded input as the kernel reads it: `channels` times `rows_apart * columns_apart` planes (phases).
+class _Strips(NamedTuple):
+    """The result in strips of rows, and the input as the kernel reads it for one of them: planes of shifted copies.
 
     Attributes:
         channels, height, width: of the input.
         out_height, out_width: of the result.
-        plane_height, plane_width: of a plane.
+        strip: rows of the result in a strip; the last may have fewer.
+        plane_height: rows of a plane that a whole strip needs.
+        pitch: floats from one row of a plane to the next.
         plane: floats from one plane to the next; an odd number of cache lines, so that planes do not share a place in
             the cache.
     """
@@ -67,18 +89,31 @@ class _Planes(NamedTuple):
     width: int
     out_height: int
     out_width: int
+    strip: int
     plane_height: int
-    plane_width: int
+    pitch: int
     plane: int
 
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """Weights for inputs of one size."""
+    """Weights for inputs of one size.
 
-    planes: _Planes
-    phases: tuple[NDArray[np.int64], NDArray[np.int64]]
+    Attributes:
+        strips: the sizes.
+        rows_from, columns_from: int64, the first row and column of the input in each of a channel's planes.
+        tiles: the weights; an offset is one in the planes.
+    """
+
+    strips: _Strips
+    rows_from: NDArray[np.int64]
+    columns_from: NDArray[np.int64]
     tiles: TiledRows
+
+    @property
+    def source(self) -> int:
+        """Floats of all planes of a strip; a vector more, because the last is cleared a little beyond its end."""
+        return self.strips.channels * len(self.rows_from) * len(self.columns_from) * self.strips.plane + LANES
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +129,7 @@ class ConvMatrix:
     matrix: SparseRows
     in_channels: int
     window: Window
-    _packed: dict[Pair, _Packed] = field(default_factory=dict, repr=False)
+    _packed: dict[tuple[Pair, int], _Packed] = field(default_factory=dict, repr=False)
 
     @classmethod
     def pack(cls, matrix: SparseRows, in_channels: int, window: Window, *, groups: int = 1) -> ConvMatrix:
@@ -130,7 +165,7 @@ class ConvMatrix:
         Args:
             x: float32 (images, channels, height, width).
             bias: float32 (out channels,).
-            threads: that share the output channels.
+            threads: that share the images and their rows.
 
         Returns:
             float32 (images, out channels, height, width).
@@ -142,37 +177,42 @@ class ConvMatrix:
             raise ValueError(
                 f"expected images float32 (images, {self.in_channels}, height, width), got {x.dtype} {x.shape}"
             )
-        size = (x.shape[2], x.shape[3])
-        if size not in self._packed:
-            self._packed[size] = self._pack(size)
-        packed, window = self._packed[size], self.window
-        rows, planes = self.matrix.shape[0], packed.planes
-        y = np.empty((len(x), rows, planes.out_height, planes.out_width), np.float32)
+        size, shares = (x.shape[2], x.shape[3]), threads if len(x) < check_threads(threads) else 1
+        strips, parts = (1, shares) if self.window.kernel_size == (1, 1) else (shares, 1)
+        if (size, strips) not in self._packed:
+            self._packed[size, strips] = self._pack(size, strips)
+        packed, rows = self._packed[size, strips], self.matrix.shape[0]
+        y = aligned_empty((len(x), rows, packed.strips.out_height, packed.strips.out_width))
         _convolve(
-            check_threads(threads), tuple(planes), window.stride, window.padding, *packed.phases, tuple(packed.tiles),
-            check_bias(bias, rows), np.ascontiguousarray(x), y,
+            threads, tuple(packed.strips), self.window.stride, packed.rows_from, packed.columns_from,
+            tuple(packed.tiles), check_bias(bias, rows), np.ascontiguousarray(x), y, len(x), parts,
+            np.empty(threads * packed.source + LANES, np.float32),
+            np.empty(threads * rows * (packed.strips.strip * packed.strips.pitch + LANES), np.float32),
         )  # fmt: skip
         return y
 
-    def _pack(self, size: Pair) -> _Packed:
+    def _pack(self, size: Pair, fewest_strips: int) -> _Packed:
+        """Lay the weights out; the number of strips is a multiple of `fewest_strips` if there are rows enough."""
         window = self.window
         out_height, out_width = window.output_size(size)
-        vertical, horizontal = (_taps(window, axis) for axis in (0, 1))
-        plane_height, plane_width = out_height + int(vertical[1].max()), out_width + int(horizontal[1].max())
-        lines = -(-plane_height * plane_width // LANES)
+        rows_from, copies, below, pitch = _rows_of_kernel(window, out_width)
+        columns_from = np.arange(window.kernel_size[1]) * window.dilation[1] - window.padding[1]
+        per_channel, more = len(rows_from) * len(columns_from), int(below.max())
+        wanted = -(-4 * self.in_channels * per_channel * (out_height + more) * pitch // _STRIP_BYTES)
+        strip = -(-out_height // (-(-max(wanted, 1) // fewest_strips) * fewest_strips))
+        lines = -(-(strip + more) * pitch // LANES) + 1  # the last vector of a row may reach beyond it
         plane = LANES * (lines + 1 - lines % 2)
-        rows_apart, columns_apart = (len(phases) for phases in _phases(window))
         channel = np.arange(self.in_channels)[:, None, None]
-        above, left = vertical[0][:, None], horizontal[0][None, :]
-        of_plane = (channel * rows_apart + above) * columns_apart + left
-        offsets = of_plane * plane + vertical[1][:, None] * plane_width + horizontal[1][None, :]
-        reach = int(vertical[1].max()) * plane_width + int(horizontal[1].max())
-        seen = 4 * self.in_channels * (PANEL + reach) * rows_apart * columns_apart
-        per_tile = self._channels_per_tile(seen) * window.kernel_size[0] * window.kernel_size[1]
-        planes = _Planes(self.in_channels, *size, out_height, out_width, plane_height, plane_width, plane)
+        number = channel * per_channel + copies[:, None] * len(columns_from) + np.arange(len(columns_from))
+        offsets = (number * plane + (below * pitch)[:, None]) // LANES
+        seen = 4 * self.in_channels * per_channel * min(PANEL + more * pitch, plane)
+        channels = min(self._channels_per_tile(seen), max(LARGEST_OFFSET * LANES // (per_channel * plane), 1))
+        taps = window.kernel_size[0] * window.kernel_size[1]
         return _Packed(
-            planes, _phases(window), TiledRows.pack(self.matrix, per_tile, offsets.reshape(-1).astype(np.int32))
-        )
+            _Strips(self.in_channels, *size, out_height, out_width, strip, strip + more, pitch, plane),
+            rows_from - window.padding[0], columns_from,
+            TiledRows.pack(self.matrix, channels * taps, offsets.reshape(-1)),
+        )  # fmt: skip
 
     def _channels_per_tile(self, seen: int) -> int:
         """Channels of a tile if a panel sees so many bytes of all of them."""
@@ -181,110 +221,128 @@ class ConvMatrix:
         return -(-self.in_channels // tiles)
 
 
-def _phases(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first row and the first column of each phase that the kernel needs."""
-    first, second = (
-        np.unique(np.arange(kernel) * dilation % stride).astype(np.int64)
-        for kernel, dilation, stride in zip(window.kernel_size, window.dilation, window.stride, strict=True)
-    )
-    return first, second
+def _rows_of_kernel(window: Window, out_width: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]:
+    """How a kernel's rows find their values.
 
-
-def _taps(window: Window, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Along one axis, the phase of each row (or column) of the kernel, by number, and its place in that phase."""
-    place = np.arange(window.kernel_size[axis]) * window.dilation[axis]
-    return np.searchsorted(_phases(window)[axis], place % window.stride[axis]), place // window.stride[axis]
+    Returns:
+        The first row of the padded input in each copy, the copy of each row of the kernel and how many rows below the
+        first its values begin there, int64 (copies,) and twice (kernel height,); and the floats in a copy's rows.
+    """
+    place, whole = np.arange(window.kernel_size[0]) * window.dilation[0], -(-out_width // LANES) * LANES
+    if len(place) == 1 or out_width < _FILLED * whole:
+        return place, np.arange(len(place)), 0 * place, out_width
+    phases, copies = np.unique(place % window.stride[0], return_inverse=True)
+    return phases, copies, place // window.stride[0], whole
 
 
 @compiled
-def _pad(
-    thread: int, threads: int, planes: _Planes, stride: Pair, padding: Pair, rows_from: NDArray[np.int64],
-    columns_from: NDArray[np.int64], image: FloatArray, source: FloatArray,
+def _copy_in(
+    strips: _Strips, stride: Pair, rows_from: NDArray[np.int64], columns_from: NDArray[np.int64], first: int, rows: int,
+    x: Address, image: int, source: Address, plane: int,
 ) -> None:  # fmt: skip
-    """The planes of one thread's channels."""
-    apart = len(rows_from) * len(columns_from)
-    for channel in range(planes.channels * thread // threads, planes.channels * (thread + 1) // threads):
-        for phase in range(apart):
-            top, left = rows_from[phase // len(columns_from)], columns_from[phase % len(columns_from)]
-            plane = (channel * apart + phase) * planes.plane
-            pixels = channel * planes.height * planes.width
-            _pad_plane(planes, stride, top - padding[0], left - padding[1], image, pixels, source, plane)
+    """All planes of the strip that begins at row `first` of the result, `rows` rows of each."""
+    for channel in range(strips.channels):
+        pixels = image + channel * strips.height * strips.width
+        for top in rows_from:
+            for left in columns_from:
+                _copy_plane(strips, stride, first * stride[0] + top, left, rows, x, pixels, source, plane)
+                plane += strips.plane
 
 
 @compiled
-def _pad_plane(
-    planes: _Planes, stride: Pair, top: int, left: int, image: FloatArray, pixels: int, source: FloatArray, plane: int
-) -> None:
-    """source[plane + (row, column)] = image[pixels + (top + row * stride, left + column * stride)], zero outside."""
-    width, size = planes.plane_width, planes.height * planes.width
-    if width == planes.width and planes.plane_height * width == size and stride[0] == 1:  # nothing to pad
-        copy(source, plane, image, pixels, size)
-        _clear(source, plane + size, plane + planes.plane)
-        return
+def _copy_plane(
+    strips: _Strips, stride: Pair, top: int, left: int, rows: int, x: Address, pixels: int, source: Address, plane: int,
+) -> None:  # fmt: skip
+    """source[plane + (row, column)] = x[pixels + (top + row * stride, left + column * stride)], zero outside."""
+    width, pitch, line = strips.out_width, strips.pitch, plane
     begin = min(max((stride[1] - 1 - left) // stride[1], 0), width)
-    end = min(max((planes.width - left + stride[1] - 1) // stride[1], begin), width)
-    line = plane
-    for y in range(top, top + planes.plane_height * stride[0], stride[0]):
-        if y < 0 or y >= planes.height:
-            _clear(source, line, line + width)
+    end = min(max((strips.width - left + stride[1] - 1) // stride[1], begin), width)
+    if left == 0 and top >= 0 and pitch == strips.width and stride[0] * stride[1] == 1:  # one run of rows
+        run = max(min(rows, strips.height - top), 0)
+        copy(source, line, x, pixels + top * pitch, run * pitch)
+        line, rows, top = line + run * pitch, rows - run, top + run
+    for y in range(top, top + rows * stride[0], stride[0]):
+        start, seen = pixels + y * strips.width + left, end if 0 <= y < strips.height else 0
+        if stride[1] == 1:
+            for place in range(0, pitch, LANES):
+                store(source, line + place, load_between(x, start + place, begin - place, seen - place))
         else:
-            first = pixels + y * planes.width + left
-            _clear(source, line, line + begin)
-            if stride[1] == 1:
-                copy(source, line + begin, image, first + begin, end - begin)
-            else:
-                for place in range(begin, end):
-                    source[line + place] = at(image, first + place * stride[1])
-            _clear(source, line + end, line + width)
-        line += width
-    _clear(source, line, plane + planes.plane)
-
-
-@compiled
-def _clear(source: FloatArray, first: int, last: int) -> None:
-    for place in range(first, last):
-        source[place] = 0
+            clear(source, line, line + pitch)
+            for place in range(begin, seen):
+                source[line + place] = x[start + place * stride[1]]
+        line += pitch
+    clear(source, line, plane + strips.plane)
 
 
 @compiled
 def _sum(
-    thread: int, threads: int, planes: _Planes, tiles: TiledRows, bias: FloatArray, source: FloatArray,
-    target: FloatArray, y: FloatArray,
+    weights: Weights, first: int, last: int, bias: Address, source: Address, origin: int, positions: int,
+    target: Address, goal: int, pitch: int,
 ) -> None:  # fmt: skip
-    """The output channels of one thread, without the results that belong to the padding."""
-    first, last = row_bounds(tiles, thread, threads)
-    positions = (planes.out_height - 1) * planes.plane_width + planes.out_width
-    pitch = (positions + PANEL - 1) // PANEL * PANEL
+    """Some output channels at `positions` pixels; the last panel overlaps the one before if 16 do not divide them."""
     start = 0
     while start < positions:
-        width = widest(positions - start)
-        sum_panel(width, tiles, first, last, source, start, 1, bias, target, start, pitch)
+        width = 64 if positions - start >= 64 else 32 if positions - start >= 32 else 16
+        start = min(start, positions - width)
+        sum_panel(width, weights, first, last, source, origin + start, bias, target, goal + start, pitch)
         start += width
-    whole = planes.plane_width == planes.out_width
-    height, width = (1, positions) if whole else (planes.out_height, planes.out_width)
-    for row in range(first, last):
-        for line in range(height):
-            copy(y, (row * height + line) * width, target, row * pitch + line * planes.plane_width, width)
+
+
+@compiled
+def _strip(
+    strips: _Strips, weights: Weights, first: int, last: int, bias: Address, source: Address, origin: int, rows: int,
+    target: Address, goal: int, y: Address, result: int,
+) -> None:  # fmt: skip
+    """The results of `rows` rows in output channels `first` to `last`; that of channel 0 would begin at `result`.
+
+    Straight to their place, if there are no gaps between the rows and the last panel is nearly as well filled as one
+    that may reach beyond them.
+    """
+    size, width = strips.out_height * strips.out_width, strips.out_width
+    if strips.pitch == width and rows * width >= LANES and rows * width % (2 * LANES) <= LANES:
+        _sum(weights, first, last, bias, source, origin, rows * width, y, result, size)
+        return
+    positions = (rows * strips.pitch + LANES - 1) // LANES * LANES
+    _sum(weights, first, last, bias, source, origin, positions, target, goal, positions)
+    for channel in range(first, last):
+        for row in range(rows):
+            place = goal + channel * positions + row * strips.pitch
+            copy(y, result + channel * size + row * width, target, place, width)
+
+
+@compiled
+def _images(
+    thread: int, threads: int, strips: _Strips, stride: Pair, rows_from: NDArray[np.int64],
+    columns_from: NDArray[np.int64], tiles: TiledRows, bias: Address, x: Address, y: Address, images: int, parts: int,
+    source: Address, target: Address,
+) -> None:  # fmt: skip
+    """One thread's share of the strips, and of `parts` of the output channels; it has its own of `source`, `target`."""
+    weights, below = weights_of(tiles), strips.plane_height - strips.strip
+    per_image = (strips.out_height + strips.strip - 1) // strips.strip
+    origin = thread * (strips.channels * len(rows_from) * len(columns_from) * strips.plane + LANES)
+    goal = thread * tiles.rows * (strips.strip * strips.pitch + LANES)
+    tasks = images * per_image * parts
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+        image, top = task // parts // per_image, task // parts % per_image * strips.strip
+        rows = min(strips.strip, strips.out_height - top)
+        pixels = image * strips.channels * strips.height * strips.width
+        _copy_in(strips, stride, rows_from, columns_from, top, rows + below, x, pixels, source, origin)
+        result = (image * tiles.rows * strips.out_height + top) * strips.out_width
+        first, last = row_bounds(tiles, task % parts, parts)
+        _strip(strips, weights, first, last, bias, source, origin, rows, target, goal, y, result)
 
 
 @parallel
 def _convolve(
-    threads: int, geometry: tuple[int, ...], stride: Pair, padding: Pair, rows_from: NDArray[np.int64],
+    threads: int, geometry: tuple[int, ...], stride: Pair, rows_from: NDArray[np.int64],
     columns_from: NDArray[np.int64], weights: tuple[Any, ...], bias: FloatArray, x: FloatArray, y: FloatArray,
+    images: int, parts: int, source: FloatArray, target: FloatArray,
 ) -> None:  # fmt: skip
-    planes, tiles = _Planes(*geometry), TiledRows(*weights)
-    floats = planes.channels * len(rows_from) * len(columns_from) * planes.plane
-    source = aligned(floats + SLACK)
-    source[floats:] = 0
-    positions = (planes.out_height - 1) * planes.plane_width + planes.out_width
-    target = aligned(tiles.rows * ((positions + PANEL - 1) // PANEL * PANEL))
+    strips, tiles = _Strips(*geometry), TiledRows(*weights)
     before = use_threads(threads)
-    for image in range(len(x)):
-        pixels, result = x[image].reshape(-1), y[image].reshape(-1)
-        for index in prange(threads):
-            thread = signed(index)
-            _pad(thread, threads, planes, stride, padding, rows_from, columns_from, pixels, source)
-        for index in prange(threads):
-            thread = signed(index)
-            _sum(thread, threads, planes, tiles, bias, source, target, result)
+    for index in prange(threads):
+        _images(
+            signed(index), threads, strips, stride, rows_from, columns_from, tiles, raw(bias), raw(x), raw(y), images,
+            parts, raw_aligned(source), raw(target),
+        )  # fmt: skip
     use_threads(before)

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic as _intrinsic
 
 _MOST_THREADS = int(numba.config.NUMBA_NUM_THREADS)
+_FILES = sorted(Path(__file__).parent.glob("*.py"))
+_SOURCES = hashlib.sha256(b"".join(file.read_bytes() for file in _FILES)).hexdigest()
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """Compile on the first call, keep the result on disk, and release the interpreter's lock while it runs.
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Compiled functions on disk (`__pycache__`, or NUMBA_CACHE_DIR), good until any file beside this one changes.
 
-    What is on disk (`__pycache__`, or NUMBA_CACHE_DIR) is replaced when the function's own file changes, not when one
-    that it calls into does: after a change to `hw.sparse.vector`, delete it.
+    numba's own cache looks at the function's file only, and so misses a change in what the function calls.
     """
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        return *super()._index_key(signature, codegen), _SOURCES
+
+
+def _kept(dispatcher: Any) -> Any:
+    dispatcher._cache = _Cache(dispatcher.py_func)  # what `cache=True` does, with numba's own
+    return dispatcher
+
+
+def compiled(function: Function) -> Function:
+    """Compile on the first call, keep the result on disk, and release the interpreter's lock while it runs."""
+    return cast(Function, _kept(numba.njit(nogil=True, error_model="numpy")(function)))
 
 
 def parallel(function: Function) -> Function:
     """As `compiled`, with loops over `prange` shared out among threads."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)(function))
+    return cast(Function, _kept(numba.njit(nogil=True, error_model="numpy", parallel=True)(function)))
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

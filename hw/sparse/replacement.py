@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from hw.sparse.choice import DENSE, Case, KernelTable
+from hw.sparse.choice import CHANNELS_LAST, DENSE, Case, KernelTable
 from hw.sparse.jit import check_threads
 from hw.sparse.modules import LINEAR_KERNELS, SparseConv2d, SparseLinear
 from hw.torch_threads import torch_threads
@@ -73,8 +73,9 @@ def sparsify(
 ) -> Sparsified:
     """A copy of a pruned network in which the layers that gain by it are sparse.
 
-    Each convolution and linear layer is timed as it is and with every sparse kernel that fits, on the input that it
-    gets when the network runs on `example`. The fastest stays, if it gains at least 5 %.
+    Each convolution and linear layer is timed as it is, a convolution also with images and weights channels last, and
+    with every sparse kernel that fits, on the input that it gets when the network runs on `example`. A sparse kernel
+    takes its place if it gains at least 5 % on the faster of the dense ones.
 
     Args:
         network: whose zeros are weights that were removed.
@@ -111,6 +112,9 @@ def _chosen(name: str, layer: Layer, x: torch.Tensor | None, threads: int, table
     if x is None or obstacle:
         return LayerChoice(name, DENSE, obstacle, density)
     kernels: dict[str, Callable[[], object]] = {DENSE: partial(layer, x)}
+    if isinstance(layer, nn.Conv2d) and x.ndim == 4:
+        turned = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+        kernels[CHANNELS_LAST] = partial(turned, x.contiguous(memory_format=torch.channels_last))
     for kernel in candidates(layer, x):
         sparse = sparse_layer(layer, kernel, threads)
         kernels[kernel] = partial(sparse, x)

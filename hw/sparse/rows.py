@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -122,12 +123,19 @@ class SparseRows:
         return book, np.where(self.values != 0, np.searchsorted(used, self.values) + 1, 0).astype(np.uint8)
 
 
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """An array that begins on a cache line: a vector that crosses a line takes twice as long to load or store."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _CACHE_LINE, np.uint8)
+    first = -memory.__array_interface__["data"][0] % _CACHE_LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 def aligned_zeros(count: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros (count,) that begin on a cache line: a vector that crosses a line takes twice as long to load."""
-    size = count * np.dtype(dtype).itemsize
-    memory = np.zeros(size + _CACHE_LINE, np.uint8)
-    first = -memory.ctypes.data % _CACHE_LINE
-    return memory[first : first + size].view(dtype)
+    """Zeros (count,) that begin on a cache line."""
+    zeros = aligned_empty((count,), dtype)
+    zeros.fill(0)
+    return zeros
 
 
 def check_input(x: NDArray[Any], columns: int) -> FloatArray:

@@ -60,7 +60,7 @@ def check(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("size", [(9, 9), (14, 11), (7, 20)])
+@pytest.mark.parametrize("size", [(9, 9), (14, 11), (7, 30)])
 def test_windows(window: Window, size: tuple[int, int]) -> None:
     check(window, size)
 
@@ -72,6 +72,19 @@ def test_groups(groups: int) -> None:
 
 def test_a_layer_of_several_tiles() -> None:
     check(Window((3, 3), padding=(1, 1)), (16, 16), (64, 8), density=0.1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [20, 30])
+def test_an_image_in_strips(width: int, stride: int) -> None:
+    """More bytes than half of the second level of the cache, in rows that do and do not fill whole vectors."""
+    window = Window((3, 3), stride=(stride, stride), padding=(1, 1))
+    check(window, (57 * stride, width * stride), (64, 3), images=1, density=0.1)
+
+
+def test_one_image_by_output_channels() -> None:
+    check(Window((1, 1)), (14, 14), (20, 50), images=1)
+    check(Window((1, 1), stride=(2, 2)), (9, 9), (7, 70), images=1)
 
 
 def test_no_weights_and_no_images() -> None:

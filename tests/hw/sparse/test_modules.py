@@ -11,7 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from hw.sparse import DENSE, Case, KernelTable, KernelTableError, Measured, SparseConv2d, SparseLinear, Window, sparsify
+from hw.sparse import (
+    CHANNELS_LAST,
+    DENSE,
+    Case,
+    KernelTable,
+    KernelTableError,
+    Measured,
+    SparseConv2d,
+    SparseLinear,
+    Window,
+    sparsify,
+)
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -141,7 +152,7 @@ def test_layers_are_measured_or_the_reason_given() -> None:
     done = sparsify(Network(), IMAGES, table=table)
     by_name = {layer.name: layer for layer in done.layers}
     assert set(by_name["head"].milliseconds) == {DENSE, "lanes", "columns", "panels"}
-    assert set(by_name["features.0"].milliseconds) == {DENSE, "conv"}
+    assert set(by_name["features.0"].milliseconds) == {DENSE, CHANNELS_LAST, "conv"}
     assert by_name["features.2"].reason == "100% of its weights are not zero, tried up to 75%"
     assert by_name["unused"].reason == "the network does not call it"
     assert [entry.case.layer for entry in table.measured][1] == "linear 288 -> 10"
@@ -169,6 +180,20 @@ def test_a_known_case_is_not_measured_again() -> None:
     assert table.measured[1] == new
 
 
+def test_a_case_with_a_new_kernel_is_measured_again() -> None:
+    table = KernelTable([Measured(case(), {DENSE: 2.0})])
+    new = table.choose(case(), {DENSE: lambda: None, "lanes": lambda: None})
+    assert table.measured == [new]
+    assert table.choose(case(), {DENSE: refuse, "lanes": refuse}) == new
+
+
+def test_a_kernel_gains_on_the_faster_dense_layout() -> None:
+    assert Measured(case(), {DENSE: 2.0, CHANNELS_LAST: 1.0, "conv": 0.5}).gain == 2.0
+    assert Measured(case(), {DENSE: 1.0, CHANNELS_LAST: 2.0, "conv": 0.5}).gain == 2.0
+    beaten = Measured(case(), {DENSE: 2.0, CHANNELS_LAST: 1.0, "conv": 1.5})
+    assert (beaten.fastest, beaten.gain) == (CHANNELS_LAST, 1.0)
+
+
 def test_a_table_is_kept_in_a_file(tmp_path: Path) -> None:
     table = KernelTable([Measured(case(), {DENSE: 2.0, "lanes": 0.5}), Measured(case(0.3), {DENSE: 2.0})])
     table.save(tmp_path / "kernels.json")
@@ -176,7 +201,7 @@ def test_a_table_is_kept_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"kernel_table": 2, "cases": []}', '{"kernel_table": 1, "cases": [{}]}']
+    "text", ["", "[]", "{}", '{"kernel_table": 1, "cases": []}', '{"kernel_table": 2, "cases": [{}]}']
 )
 def test_another_file_is_no_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "kernels.json").write_text(text)
