@@ -59,7 +59,7 @@ th:first-child, td:first-child { padding-left: 0; }
 tr.best td { font-weight: 650; }
 tr.dense td { color: var(--soft); }
 td.bar { width: 22%; padding-left: 18px; }
-td.bar i { display: block; height: 9px; border-radius: 2px; background: currentColor; min-width: 1px; }
+td.bar svg { display: block; width: 100%; height: 9px; }
 .layers td { padding-top: 4px; padding-bottom: 4px; }
 td.heat { min-width: 52px; padding-right: 8px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 10px; padding: 0; list-style: none;

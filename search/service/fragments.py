@@ -1,0 +1,72 @@
+"""What the page shows of jobs beside its own tables: sections of the report's HTML and SVG, of unfinished jobs too.
+
+Everything in them is escaped, and there are no styles and no scripts: classes are those of `search.theme.CSS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from search.results import Results
+from search.sections import (
+    comparison_section,
+    cost_section,
+    intervals_section,
+    layers_section,
+    outcome,
+    progress_section,
+    ratios_section,
+    standing_paragraphs,
+)
+from search.standing import differences, joined_trials
+from search.tables import budgeted_costs, compare, told_apart
+
+#: by name the HTML of a section, or by cost that of several; "" if there is nothing to show yet
+Sections = dict[str, Any]
+
+
+def job_sections(results: Results, *, running: bool) -> Sections:
+    """The sections of a job: `standing`, `progress`, `comparison`, `intervals`, `ratios`, `cost` and `layers`.
+
+    Args:
+        results: as `search.job.load_results` reads them, which of a running job takes each trial as it is now.
+        running: whether trials may still go on. Then nothing is said of how the job ended, and its comparison does
+            not call them interrupted.
+    """
+    finished = any(trial.status == "finished" for trial in results.trials)
+    rows = compare([results])
+    if running:
+        rows = [replace(row, interrupted=0) for row in rows]
+    return {
+        "standing": standing_paragraphs([results]) if running else outcome(results),
+        "comparison": comparison_section(results, rows) if finished else "",
+        "intervals": intervals_section(results) if finished else "",
+        "layers": layers_section(results),
+        **_plots(results),
+    }
+
+
+def comparison_sections(jobs: Sequence[Results]) -> Sections:
+    """The sections of several jobs.
+
+    Of jobs that searched the same problem, the sections of `job_sections` that are plots, with all agents in them.
+    Of others `jobs`: name and plots of each, to be shown side by side. Of both `standing` and `comparison`.
+    """
+    apart = told_apart(jobs)
+    together = apart[0].model_copy(update={"trials": tuple(joined_trials(apart))})
+    both = {"standing": standing_paragraphs(apart)}
+    if differences(apart):
+        each = [{"name": job.name, **_plots(job)} for job in apart]
+        return {**both, "comparison": comparison_section(together, compare(apart)), "jobs": each}
+    return {**both, "comparison": comparison_section(together), **_plots(together)}
+
+
+def _plots(results: Results) -> Sections:
+    begun = any(trial.history for trial in results.trials)
+    return {
+        "progress": progress_section(results) if begun else "",
+        "ratios": ratios_section(results) if begun else "",
+        "cost": {cost: cost_section(results, cost) for cost in budgeted_costs(results)} if begun else {},
+    }
