@@ -40,7 +40,8 @@ class JobView {
     this.note = h("p", { class: "note" });
     this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: name })]));
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
-      h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing."));
+      h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing."),
+      h("div", { class: "blank" }));
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
     const trials = h("section", {}, h("h2", {}, "Trials"), h("div", { class: "scroll bounded", tabindex: "0", role: "region", "aria-label": "Trials" }, h("table", { class: "trials" },
@@ -59,7 +60,7 @@ class JobView {
     this.element = h("div", { class: "job-page" },
       h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id = h("span")),
         h("div", { class: "head" }, h("div", {}, this.title), this.actions), this.refusal,
-        h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.note, this.facts, this.error),
+        h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.facts, this.note, this.error),
       h("div", { class: "column" }, standing, this.waiting, progress),
       h("div", { class: "column side" }, trials, log, this.downloads, spec),
       h("div", { class: "column" }, comparison, intervals, ratios, cost, layers));
