@@ -86,7 +86,7 @@ def _admit(value: Any, path: str, key: str | None, registry: Registry, faults: l
         )
     elif path.startswith("agents.") and key == "path" and value is not None:
         faults.append(Fault(path=path, message="state the plan itself: ratios: {layer: ratio}"))
-    elif key in FOLDERS and value is not None:
+    elif key is not None and key in FOLDERS and value is not None:
         return _file(key, value, path, registry, faults)
     return value
 

@@ -25,7 +25,8 @@ ACTIVE: frozenset[State] = frozenset({"starting", "running", "cancelling"})
 #: nothing happens until somebody asks for it
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 
-_TAIL_BYTES = 16_384
+#: the last event lies within so many bytes, for a character of a text takes at most twelve
+_TAIL_BYTES = 65_536
 _LONGEST_TEXT = 4_000
 
 

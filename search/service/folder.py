@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hw.files import write_atomically
 from search.locking import held
-from search.service.events import ACTIVE, State, last_error, last_event
+from search.service.events import ACTIVE, ENDED, State, last_error, last_event
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -121,7 +121,10 @@ class JobFolder:
             return "cancelling" if cancelling and recorded in ACTIVE else recorded or "running"
         if recorded in ("queued", "succeeded"):
             return recorded
-        return self._settled() or ("failed" if recorded == "failed" else "cancelled" if cancelling else "interrupted")
+        settled = self._settled()
+        if recorded in ENDED:
+            return "succeeded" if settled == "succeeded" else recorded  # the former by `amc resume`
+        return settled or ("cancelled" if cancelling else "interrupted")
 
     def error(self) -> str | None:
         """Why the job failed, if it did."""

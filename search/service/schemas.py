@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from search.service.events import State
 
 Outcome = Literal["feasible", "infeasible"]
+Action = Literal["cancel", "resume", "delete", "export"]
 
 
 class Budget(BaseModel):
@@ -59,7 +60,11 @@ class Progress(BaseModel):
 
 
 class Job(Summary):
-    """A job. `error` says why it failed; `actions` what can be done now; `watched` jobs lie outside the data folder."""
+    """A job.
+
+    `error` says why it failed; `actions` what can be done now; `watched` jobs lie outside the data folder; `last_event`
+    is the number of the newest event, 0 if there is none.
+    """
 
     spec: dict[str, Any]
     dense: dict[str, Any] | None
@@ -67,7 +72,8 @@ class Job(Summary):
     error: str | None
     folder_name: str
     watched: bool
-    actions: list[Literal["cancel", "resume", "delete", "export"]]
+    last_event: int
+    actions: list[Action]
 
 
 class Trial(BaseModel):

@@ -63,14 +63,14 @@ class Settings:
 class Service:
     """One server's work on one data folder."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
         self.settings = settings
         self.store = Store(settings.data, settings.watch)
         self.store.prepare()
         self.registry = Registry(self.store.data)
         self.index = Index(self.store.data / "index.sqlite3")
         self.supervisor = Supervisor(self.store, self.index, settings.max_running, settings.driver)
-        self.worker = Worker()
+        self.worker = worker or Worker()
         self._creating = threading.Lock()
         self._exports: dict[str, subprocess.Popen[bytes]] = {}
         self._views: OrderedDict[tuple[str, ...], Any] = OrderedDict()

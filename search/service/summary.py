@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from search.service.events import ACTIVE, State
+from search.service.events import ACTIVE, State, last_event
 from search.service.folder import JobFolder
-from search.service.schemas import Best, Budget, Job, Progress, Summary, Trial
+from search.service.schemas import Action, Best, Budget, Job, Progress, Summary, Trial
 
 _UNITS = {"macs": "MACs", "size": "bytes", "activations": "bytes", "latency_ms": "ms"}
 TrialState = Literal["waiting", "running", "finished", "failed", "interrupted"]
@@ -36,6 +36,7 @@ def describe(job: JobFolder) -> Job:
     summary = _summary(job, state, results, trials)
     failed = any(trial.state == "failed" for trial in trials)
     error = job.error() if state == "failed" else None
+    last = last_event(job.events)
     if state == "failed" and error is None:
         error = next((trial.error for trial in trials if trial.error), None)
     return Job(
@@ -51,6 +52,7 @@ def describe(job: JobFolder) -> Job:
         error=error,
         folder_name=job.path.name,
         watched=job.watched,
+        last_event=last["seq"] if last else 0,
         actions=_actions(job, state, failed, summary.best is not None),
     )
 
@@ -91,8 +93,8 @@ def network_name(network: Mapping[str, Any]) -> str:
     return " ".join(str(part) for part in parts if part is not None)
 
 
-def _label(agent: Mapping[str, Any]) -> str:
-    return str(agent.get("name") or agent.get("kind"))
+def _label(agent: Any) -> str:
+    return str(agent.get("name") or agent.get("kind")) if isinstance(agent, dict) else str(agent)
 
 
 def _budgets(spec: Mapping[str, Any]) -> list[Budget]:
@@ -109,9 +111,9 @@ def _budgets(spec: Mapping[str, Any]) -> list[Budget]:
     return budgets
 
 
-def _actions(job: JobFolder, state: State, failed: bool, feasible: bool) -> list[str]:
+def _actions(job: JobFolder, state: State, failed: bool, feasible: bool) -> list[Action]:
     own = job.request() is not None
-    actions = ["cancel"] if own and state in ("queued", "starting", "running") else []
+    actions: list[Action] = ["cancel"] if own and state in ("queued", "starting", "running") else []
     if state in ("cancelled", "interrupted", "failed") or (state == "succeeded" and failed):
         actions.append("resume")
     if not job.watched and state not in ACTIVE:

@@ -48,7 +48,7 @@ def agents() -> list[dict[str, Any]]:
     return [
         {
             "kind": kind,
-            "summary": (inspect.getdoc(agent) or "").partition("\n")[0],
+            "summary": " ".join((inspect.getdoc(agent) or "").partition("\n\n")[0].split()),
             "learns": issubclass(agent, OffPolicy),
         }
         for kind, agent in AGENTS.items()
