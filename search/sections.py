@@ -31,8 +31,8 @@ def outcome(results: Results) -> str:
     )
 
 
-def comparison_section(results: Results, rows: Sequence[Row] | None = None) -> str:
-    """The agents as a table; of the job, or of these rows."""
+def comparison_section(results: Results, rows: Sequence[Row] | None = None, *, noted: bool = True) -> str:
+    """The agents as a table; of the job, or of these rows. Beside it, what the scores of the job are of (`noted`)."""
     rows = compare([results]) if rows is None else rows
     headings, cells = display_table(rows)
     agents, best = agents_of(results), winner(results.trials)
@@ -45,7 +45,7 @@ def comparison_section(results: Results, rows: Sequence[Row] | None = None) -> s
             marked[name] = swatch(agents.index(each.agent)) + marked[name]
         body.append(row(headings, marked, css))
     scores = "errors" if results.dense.search_accuracy is None else "top-1 accuracies"
-    note = score_note(results)
+    note = score_note(results) if noted else ""
     return section(
         "Comparison",
         f"Each agent's policy of the highest reward on the search split; search and test are its {scores}. IQM: "

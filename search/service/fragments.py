@@ -5,9 +5,8 @@ Everything in them is escaped, and there are no styles and no scripts: classes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from search.results import Results
 from search.sections import (
@@ -24,7 +23,7 @@ from search.standing import differences, joined_trials
 from search.tables import budgeted_costs, compare, told_apart
 
 #: by name the HTML of a section, or by cost that of several; "" if there is nothing to show yet
-Sections = dict[str, Any]
+Sections = dict[str, str | dict[str, str]]
 
 
 def job_sections(results: Results, *, running: bool) -> Sections:
@@ -32,15 +31,15 @@ def job_sections(results: Results, *, running: bool) -> Sections:
 
     Args:
         results: as `search.job.load_results` reads them, which of a running job takes each trial as it is now.
-        running: whether trials may still go on. Then nothing is said of how the job ended, and its comparison does
-            not call them interrupted.
+        running: whether trials may still go on. Then nothing is said of how the agents stand, and the comparison does
+            not call trials interrupted.
     """
     finished = any(trial.status == "finished" for trial in results.trials)
     rows = compare([results])
     if running:
         rows = [replace(row, interrupted=0) for row in rows]
     return {
-        "standing": standing_paragraphs([results]) if running else outcome(results),
+        "standing": "" if running else outcome(results),
         "comparison": comparison_section(results, rows) if finished else "",
         "intervals": intervals_section(results) if finished else "",
         "layers": layers_section(results),
@@ -52,15 +51,19 @@ def comparison_sections(jobs: Sequence[Results]) -> Sections:
     """The sections of several jobs.
 
     Of jobs that searched the same problem, the sections of `job_sections` that are plots, with all agents in them.
-    Of others `jobs`: name and plots of each, to be shown side by side. Of both `standing` and `comparison`.
+    Of others `apart`: by name the plots of each, to be shown side by side. Of both `standing` and `comparison`.
     """
     apart = told_apart(jobs)
     together = apart[0].model_copy(update={"trials": tuple(joined_trials(apart))})
-    both = {"standing": standing_paragraphs(apart)}
+    both: Sections = {"standing": standing_paragraphs(apart)}
     if differences(apart):
-        each = [{"name": job.name, **_plots(job)} for job in apart]
-        return {**both, "comparison": comparison_section(together, compare(apart)), "jobs": each}
+        each = {job.name: _joined(_plots(job)) for job in apart}
+        return {**both, "comparison": comparison_section(together, compare(apart), noted=False), "apart": each}
     return {**both, "comparison": comparison_section(together), **_plots(together)}
+
+
+def _joined(sections: Mapping[str, str | dict[str, str]]) -> str:
+    return "\n".join(part if isinstance(part, str) else _joined(part) for part in sections.values())
 
 
 def _plots(results: Results) -> Sections:
