@@ -43,7 +43,7 @@ def job_sections(results: Results, *, running: bool) -> Sections:
         "comparison": comparison_section(results, rows) if finished else "",
         "intervals": intervals_section(results) if finished else "",
         "layers": layers_section(results),
-        **_plots(results),
+        **_plots(results, running),
     }
 
 
@@ -66,10 +66,11 @@ def _joined(sections: Mapping[str, str | dict[str, str]]) -> str:
     return "\n".join(part if isinstance(part, str) else _joined(part) for part in sections.values())
 
 
-def _plots(results: Results) -> Sections:
+def _plots(results: Results, running: bool = False) -> Sections:
+    """The plots; while a job runs only those that keep their place on the page."""
     begun = any(trial.history for trial in results.trials)
     return {
-        "progress": progress_section(results) if begun else "",
+        "progress": progress_section(results, brief=running) if begun else "",
         "ratios": ratios_section(results) if begun else "",
         "cost": {cost: cost_section(results, cost) for cost in budgeted_costs(results)} if begun else {},
     }
