@@ -61,9 +61,10 @@ class JobView {
       h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id = h("span")),
         h("div", { class: "head" }, h("div", {}, this.title), this.actions), this.refusal,
         h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.facts, this.note, this.error),
-      h("div", { class: "column" }, standing, this.waiting, progress),
-      h("div", { class: "column side" }, trials, log, this.downloads, spec),
-      h("div", { class: "column" }, comparison, intervals, ratios, cost, layers));
+      h("div", {}, standing, this.waiting, progress),
+      h("div", { class: "trials-and-log" }, trials, log),
+      h("div", { class: "found" }, comparison, intervals, ratios, cost, layers),
+      h("div", { class: "files-and-spec" }, this.downloads, spec));
   }
 
   /** All there is; state and log are shown whatever becomes of the rest. */

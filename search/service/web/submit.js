@@ -38,9 +38,9 @@ class Form {
     this.table.addEventListener("change", () => this.takeConditions());
     this.runtime = select(RUNTIMES);
     [this.threads, this.batch] = [input({ inputmode: "numeric", value: "1" }), input({ inputmode: "numeric", value: "1" })];
-    this.agents = agents.map(({ kind, summary }) => {
+    this.agents = agents.filter(({ kind }) => kind !== "plan").map(({ kind, summary }) => { // a plan is a file, which no form can name
       const box = h("input", { type: "checkbox", value: kind, checked: SUGGESTED.includes(kind) });
-      return { kind, box, element: h("label", { class: "option" }, box, h("span", {}, h("b", {}, kind), h("small", {}, summary))) };
+      return { kind, box, element: h("label", { class: "option" }, box, h("span", {}, h("b", {}, kind), h("small", {}, summary.replaceAll("`", "")))) };
     });
     this.seeds = input({ value: "0 1 2", spellcheck: "false" });
     this.evaluations = input({ value: "70", inputmode: "numeric" });
@@ -167,14 +167,15 @@ class Form {
     return valid;
   }
 
-  /** Puts each fault at its field, or at the nearest one above it; what has none stands beside the button. */
+  /** Faults of the whole spec begin with the key that they are about. Puts each fault at its field, or at the nearest one above it; what has none stands beside the button. */
   showFaults(errors) {
     const faults = new Map([...this.fields.keys()].map((path) => [path, []]));
     const rest = [];
     for (const { path, message } of errors) {
-      const parts = path.split(".");
+      const [, named, said] = path ? [null, path, message] : /^([a-z_.]+): (.*)$/.exec(message) ?? [null, "", message];
+      const parts = named.split(".");
       while (parts.length && !faults.has(parts.join("."))) parts.pop();
-      if (parts.length) faults.get(parts.join(".")).push(message);
+      if (parts.length) faults.get(parts.join(".")).push(said);
       else rest.push(path ? `${path}: ${message}` : message);
     }
     for (const [path, messages] of faults) {
