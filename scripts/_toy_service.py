@@ -1,4 +1,4 @@
-"""The service with trials that run one after the other in the driver, without Ray: it starts in a second, not in thirty.
+"""The service with trials that run one after the other in the driver, without Ray, whose start takes ten seconds.
 
 What is tried with it is everything around the trials: locks, states, events, journals, restarts.
 

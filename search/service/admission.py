@@ -113,8 +113,13 @@ def _json(text: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-        raise ValueError("aliases (*name) are not taken here")
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):  # the loader itself would take minutes over deep nesting
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not taken here")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"nested more than {_DEEPEST} deep")
     return yaml.load(text, Loader=_Loader)
 
 

@@ -86,7 +86,7 @@ class JobFolder:
             save_request(self.path, request.model_copy(update={"wanted": wanted}))
 
     def spec(self) -> dict[str, Any]:
-        """The spec as plain values."""
+        """The spec as plain values; empty if it cannot be read."""
         return _spec(self.path / "spec.yaml", (self.path / "spec.yaml").stat().st_mtime_ns)
 
     def results(self) -> dict[str, Any]:
@@ -151,5 +151,8 @@ def save_request(folder: Path, request: Request) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _spec(path: Path, changed: int) -> dict[str, Any]:
-    loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
     return loaded if isinstance(loaded, dict) else {}

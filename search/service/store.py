@@ -175,6 +175,8 @@ class Store:
     def _adopt(self, job: JobFolder) -> None:
         """Give a job that `amc run` made what a driver needs."""
         spec = job.spec()
+        if not {"name", "evaluations"} <= spec.keys():
+            raise WrongStateError(f"{job.id}: its spec cannot be read")
         request = Request(
             id=job.id, name=str(spec["name"]), submitted=now(), trials=job.planned(), evaluations=spec["evaluations"]
         )

@@ -132,6 +132,6 @@ def test_no_id_leaves_the_folder(store: Store, name: str) -> None:
 
 def test_a_link_is_no_job(store: Store, finished: Path) -> None:
     (store.jobs / "link").symlink_to(finished)
-    with pytest.raises(UnknownJobError, match="^no job 'link'$"):
+    with pytest.raises(UnknownJobError, match=r"^no job 'link'$"):
         store.find("link")
     assert list(store) == []
