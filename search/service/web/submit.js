@@ -39,8 +39,12 @@ class Form {
     this.runtime = select(RUNTIMES);
     [this.threads, this.batch] = [input({ inputmode: "numeric", value: "1" }), input({ inputmode: "numeric", value: "1" })];
     this.agents = agents.filter(({ kind }) => kind !== "plan").map(({ kind, summary }) => { // a plan is a file, which no form can name
-      const box = h("input", { type: "checkbox", value: kind, checked: SUGGESTED.includes(kind) });
-      return { kind, box, element: h("label", { class: "option" }, box, h("span", {}, h("b", {}, kind), h("small", {}, summary.replaceAll("`", "")))) };
+      const [name, hint] = [`a-${kind}`, `a-${kind}-hint`];
+      const box = h("input", {
+        type: "checkbox", value: kind, checked: SUGGESTED.includes(kind), "aria-labelledby": name, "aria-describedby": hint,
+      });
+      return { kind, box, element: h("label", { class: "option" }, box,
+        h("span", {}, h("b", { id: name }, kind), h("small", { id: hint }, summary.replaceAll("`", "")))) };
     });
     this.seeds = input({ value: "0 1 2", spellcheck: "false" });
     this.evaluations = input({ value: "70", inputmode: "numeric" });

@@ -317,7 +317,7 @@ def test_the_form_shows_the_spec_and_its_faults_where_they_are(page: Page, guard
     page.get_by_label("Seeds").fill("0 0")
     expect(page.locator("#f-seeds-fault")).to_contain_text("expected each seed once")
     page.get_by_label("Seeds").fill("0")
-    page.get_by_label("ddpg").uncheck()
+    page.get_by_role("checkbox", name="ddpg", exact=True).uncheck()
     page.get_by_label("Name of the job").fill("from-the-form")
     expect(page.locator("aside")).to_contain_text("Valid: 4 trials, at most 12 evaluations.")
     page.get_by_role("button", name="Start the search").press("Enter")
@@ -355,7 +355,7 @@ def test_every_view_fits_every_width_and_can_be_read(page: Page, site: Site, sch
             page.set_viewport_size({"width": width, "height": 900})
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, (view, width)
-        assert page.evaluate(FAINT) == []
+            assert page.evaluate(FAINT) == []
         assert page.evaluate(UNNAMED) == []
     assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 26)") == (scheme == "dark")
 
