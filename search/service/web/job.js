@@ -1,6 +1,6 @@
 // One job: what it is doing, its curves while it runs, its trials, its log, and what can be done with it.
 
-import { Refused, fileLink, follow, repeat, request } from "./api.js";
+import { Refused, fileLink, follow, quietly, repeat, request } from "./api.js";
 import {
   ACTIVE, NONE, age, budgetText, bytes, duration, h, reward, say, setAttribute, setFragment, setText, stateBadge,
 } from "./dom.js";
@@ -39,8 +39,9 @@ class JobView {
     this.bar = h("progress", { "aria-label": "Evaluations" });
     this.note = h("p", { class: "note" });
     this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: name })]));
+    this.reason = h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.");
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
-      h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing."),
+      this.reason,
       h("div", { class: "blank" }));
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
@@ -70,7 +71,11 @@ class JobView {
   /** All there is; state and log are shown whatever becomes of the rest. */
   async load() {
     this.show(await request(this.path, { signal: this.signal }));
-    await Promise.allSettled([this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()]);
+    await Promise.all(this.loadParts().map((part) => part.catch(quietly)));
+  }
+
+  loadParts() {
+    return [this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()];
   }
 
   async loadJob() {
@@ -127,9 +132,10 @@ class JobView {
       else this.show(answer);
       this.follow();
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      quietly(error);
+      if (!(error instanceof Refused)) return;
       setText(this.refusal, error.message);
-      await this.loadJob();
+      await this.loadJob().catch(quietly);
     }
   }
 
@@ -158,7 +164,7 @@ class JobView {
       signal,
       onEvent: (event) => this.take(event),
       onLost: () => { this.stale = true; },
-    });
+    }).catch(quietly);
   }
 
   take(event) {
@@ -169,7 +175,7 @@ class JobView {
       setText(this.note, event.text);
       if (/^export: (done|failed)/.test(event.text)) this.exports = false;
     }
-    if (event.kind === "state" || event.kind === "end") this.refresh().catch(() => {});
+    if (event.kind === "state" || event.kind === "end") this.refresh().catch(quietly);
   }
 
   /** Reads again what the events have changed since the last time. */
@@ -179,7 +185,7 @@ class JobView {
     this.refreshing = true;
     try {
       await this.loadJob();
-      await Promise.all([this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()]);
+      await Promise.all(this.loadParts());
     } catch (error) {
       this.stale = true;
       throw error;
@@ -203,7 +209,7 @@ class JobView {
   async loadLog() {
     const text = await request(`${this.path}/log?tail=200`, { signal: this.signal });
     const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 4;
-    setText(this.log, text.trimEnd() || "Nothing is logged yet.");
+    setText(this.log, text.trimEnd() || (this.quiet ? "This job has no log." : "Nothing is logged yet."));
     if (atEnd) this.showEndOfLog();
   }
 
@@ -212,7 +218,10 @@ class JobView {
   }
 
   async loadView() {
-    const { version, sections } = await request(`${this.path}/view`, { signal: this.signal });
+    const { version, sections } = await request(`${this.path}/view`, { signal: this.signal }).catch((error) => {
+      if (error instanceof Refused) setText(this.reason, error.message);
+      throw error;
+    });
     if (version === this.version) return;
     this.version = version;
     for (const name of SECTIONS) {

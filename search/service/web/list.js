@@ -1,6 +1,6 @@
 // The list of jobs: filtered, sorted and cut by the server, so that a thousand are no more work than a hundred.
 
-import { repeat, request } from "./api.js";
+import { quietly, repeat, request } from "./api.js";
 import { ACTIVE, NONE, age, budgetText, h, percent, reward, setAttribute, setText, stateBadge } from "./dom.js";
 
 const PAGE = 100;
@@ -63,7 +63,7 @@ class List {
     this.body = h("tbody", { role: "rowgroup" });
     this.compare = h("button", { type: "button", disabled: true, onclick: () => this.openComparison(), "aria-describedby": "marking" });
     this.total = h("p", { class: "facts", role: "status" });
-    this.more = h("button", { type: "button", hidden: true, onclick: () => { this.limit += PAGE; this.load(); } }, "Show more");
+    this.more = h("button", { type: "button", hidden: true, onclick: () => { this.limit += PAGE; this.load().catch(quietly); } }, "Show more");
     this.table = h("div", { class: "scroll" }, h("table", { class: "jobs", role: "table" },
       h("caption", { class: "hidden" }, "Jobs; mark two to six to compare them"),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
@@ -93,7 +93,7 @@ class List {
       && !(key === "sort" && value === "created") && !(key === "order" && value === "desc")));
     history.replaceState(null, "", `#/${query.size ? `?${query}` : ""}`);
     this.showOrder();
-    this.load();
+    this.load().catch(quietly);
   }
 
   sortBy(key) {
@@ -217,8 +217,8 @@ class Row {
     this.known = known;
     setText(this.budget, budgetText(budgets));
     const accuracy = best?.search_accuracy ?? null;
-    setText(this.best, !best ? NONE : accuracy === null ? `reward ${reward(best.reward)}` : percent(accuracy));
-    setText(this.by, best ? best.agent : "");
+    setText(this.best, !best ? NONE : accuracy === null ? reward(best.reward) : percent(accuracy));
+    setText(this.by, !best ? "" : accuracy === null ? `reward, ${best.agent}` : best.agent);
     const ended = state === "succeeded" || !planned;
     setText(this.done, evaluations.toLocaleString("en") + (ended ? "" : ` of ${planned.toLocaleString("en")}`));
     this.bar.classList.toggle("ended", ended);

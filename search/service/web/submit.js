@@ -1,6 +1,6 @@
 // A form that makes a spec; the server checks it while it is filled in, and faults stand at the fields they belong to.
 
-import { Refused, request, sleep } from "./api.js";
+import { Refused, quietly, request, sleep } from "./api.js";
 import { costLabel, h, setAttribute, setText } from "./dom.js";
 import { yaml } from "./yaml.js";
 
@@ -59,8 +59,8 @@ class Form {
     this.preview = h("pre", { class: "spec", tabindex: "0", "aria-label": "The spec as it is built" });
     this.verdict = h("p", { class: "facts" });
     this.faults = h("div", { class: "error-line", role: "alert" });
-    this.button = h("button", { class: "primary" }, "Start the search");
-    const form = h("form", { novalidate: true, oninput: () => this.change(), onsubmit: (event) => { event.preventDefault(); this.submit(); } },
+    this.button = h("button", { class: "primary", form: "search" }, "Start the search");
+    const form = h("form", { id: "search", novalidate: true, oninput: () => this.change(), onsubmit: (event) => { event.preventDefault(); this.submit(); } },
       group("What is pruned", h("div", { class: "row" },
         this.field("name", "Name of the job", this.name, "letters, digits, dot, dash and underscore"),
         this.field("network", "Network", this.model), this.field("data", "Images", this.data))),
@@ -75,11 +75,11 @@ class Form {
       h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "More")), h("div", { class: "row" },
         this.field("pruning.round_to", "Channels in multiples of", this.roundTo),
         this.field("pruning.max_ratio", "Most that a layer loses", this.maxRatio, "a fraction"),
-        this.field("evaluation.fidelity", "Fidelity", this.fidelity), this.field("evaluation.objective", "Objective", this.objective)))),
-      h("div", { class: "submit" }, this.faults, h("p", { class: "buttons" }, this.button)));
+        this.field("evaluation.fidelity", "Fidelity", this.fidelity), this.field("evaluation.objective", "Objective", this.objective)))));
     this.element = h("div", { class: "submit-page" },
       h("header", { class: "head" }, h("h1", {}, "New search")), form,
       h("aside", { "aria-label": "Spec" }, h("section", {}, h("h2", {}, "The spec"), this.verdict, this.preview,
+        this.faults, h("p", { class: "buttons" }, this.button),
         h("p", { class: "caption" }, "The same as a file runs with ", h("code", {}, "amc run"), " or ", h("code", {}, "amc submit"), "."))));
     this.showChoices();
   }
@@ -154,7 +154,7 @@ class Form {
     this.waiting = new AbortController();
     const { signal } = this.waiting;
     await sleep(250, signal);
-    if (!signal.aborted && !this.signal.aborted) await this.check().catch(() => {});
+    if (!signal.aborted && !this.signal.aborted) await this.check().catch(quietly);
   }
 
   /** Has the server check the spec; whether it is valid. */
@@ -199,7 +199,8 @@ class Form {
       const job = await request("/api/jobs", { method: "POST", json: this.spec, headers, signal: this.signal });
       location.hash = `#/jobs/${encodeURIComponent(job.id)}`;
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      quietly(error);
+      if (!(error instanceof Refused)) return;
       this.showFaults(error.errors.length ? error.errors : [{ path: "", message: error.message }]);
       this.focusFault();
     } finally {
