@@ -19,13 +19,13 @@ class Comparison {
     this.rows = h("tbody");
     this.reason = h("p");
     this.note = h("div", { class: "caveats", role: "note" }, this.reason);
-    this.parts = Object.fromEntries(["standing", "comparison", "progress", "cost", "ratios"].map((name) => [name, h("div")]));
+    this.parts = Object.fromEntries(["standing", "comparison", "progress", "cost", "ratios"].map((name) => [name, h("div", { class: `part-${name}` })]));
     this.columns = h("div", { class: "columns" });
     const headings = ["Job", "State", "Network", "Budget", "Best", "Evaluations", "Time"];
     this.element = h("div", {},
       h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / compare"),
       h("h1", {}, `${ids.length} jobs compared`),
-      h("section", {}, h("div", { class: "scroll" }, h("table", { class: "compared" },
+      h("section", { "aria-label": "Jobs" }, h("div", { class: "scroll" }, h("table", { class: "compared" },
         h("thead", {}, h("tr", {}, headings.map((heading) => h("th", { scope: "col" }, heading)))), this.rows))),
       this.note, Object.values(this.parts), this.columns);
   }
@@ -40,7 +40,7 @@ class Comparison {
     this.active = jobs.some(({ state }) => ACTIVE.includes(state));
     this.rows.replaceChildren(...jobs.map(row));
     this.note.hidden = !reason;
-    setText(this.reason, reason ? `${reason}.` : "");
+    setText(this.reason, reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : "");
     for (const [name, place] of Object.entries(this.parts)) {
       const drawn = name === "cost" ? Object.values(sections.cost ?? {}).join("") : sections[name] ?? "";
       setFragment(place, name === "standing" && reason ? "" : drawn);

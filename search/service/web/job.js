@@ -14,6 +14,7 @@ export async function jobView({ parts: [id] }, signal) {
   const view = new JobView(`/api/jobs/${encodeURIComponent(id)}`, signal);
   await view.load();
   view.follow();
+  document.addEventListener("visibilitychange", () => view.follow(), { signal });
   requestAnimationFrame(() => view.showEndOfLog());
   repeat(() => (view.quiet ? 4 * REDRAW : REDRAW), signal, () => view.look());
   return view.element;
@@ -37,8 +38,8 @@ class JobView {
     this.error = h("pre", { class: "error", hidden: true, tabindex: "0", "aria-label": "Error" });
     this.done = h("span");
     this.bar = h("progress", { "aria-label": "Evaluations" });
-    this.note = h("p", { class: "note" });
-    this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: name })]));
+    this.note = h("p", { class: "latest" });
+    this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: `part-${name}` })]));
     this.reason = h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.");
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
       this.reason,
@@ -93,7 +94,7 @@ class JobView {
     }
     const { evaluations, of } = job.progress;
     const ended = job.state === "succeeded";
-    setText(this.done, `${evaluations.toLocaleString("en")}${ended ? "" : ` of ${of.toLocaleString("en")}`} evaluations, `
+    setText(this.done, `${evaluations.toLocaleString("en")}${ended ? "" : ` of ${of.toLocaleString("en")}`} ${ended && evaluations === 1 ? "evaluation" : "evaluations"}, `
       + `${job.progress.trials_finished} of ${job.progress.trials} trials finished`);
     setAttribute(this.bar, "max", of || 1);
     setAttribute(this.bar, "value", evaluations);
@@ -121,6 +122,7 @@ class JobView {
   async act(action) {
     if (action === "delete" && !confirm(`Delete ${this.job.name} and all its files?`)) return;
     setText(this.refusal, "");
+    if (action === "export") this.exports = this.exported = true; // also if somebody else has begun one
     try {
       if (action === "delete") {
         await request(this.path, { method: "DELETE", signal: this.signal });
@@ -128,8 +130,7 @@ class JobView {
         return;
       }
       const answer = await request(`${this.path}/${action}`, { method: "POST", signal: this.signal });
-      if (action === "export") this.exports = this.exported = true;
-      else this.show(answer);
+      this.show(answer);
       this.follow();
     } catch (error) {
       quietly(error);
@@ -154,9 +155,13 @@ class JobView {
     await this.refresh();
   }
 
-  /** Listens to the job's events until it has ended; a drawing is made of what they changed, not of each of them. */
+  /**
+   * Listens to the job's events until it has ended; a drawing is made of what they changed, not of each of them.
+   * A hidden page does not listen: browsers open only six connections to a server, over all tabs.
+   */
   async follow() {
     this.following?.abort();
+    if (document.hidden) return;
     this.following = new AbortController();
     const signal = AbortSignal.any([this.signal, this.following.signal]);
     await follow(`${this.path}/events`, {

@@ -260,7 +260,7 @@ def test_a_running_job_is_drawn_through_a_restart_of_the_server_and_cancelled(pa
     state = page.locator(".standing-line .state")
     expect(state).to_have_class("state running")
     expect(page.locator(".log")).to_contain_text("random-seed0: running")
-    curve = page.locator(".progress .plot.wide path.curve.thin.c0").first
+    curve = page.locator(".part-progress .plot.wide path.curve.thin.c0").first
     expect(curve).to_be_visible()
     drawn = curve.get_attribute("d") or ""
     evaluations_pass(page, 20)
@@ -347,7 +347,7 @@ def test_what_others_named_is_text(page: Page, site: Site) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_fits_every_width_and_can_be_read(page: Page, site: Site, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    views = {"/": ".jobs a", "/new": ".spec", "/jobs/first": ".layers", "/compare?ids=first&ids=second": ".legend"}
+    views = {"/": ".jobs a", "/new": ".spec", "/jobs/first": ".part-layers td", "/compare?ids=first&ids=second": ".legend"}
     for view, shown in views.items():
         page.goto(f"{site.url}/#{view}")
         page.locator(f"main {shown}").first.wait_for()
