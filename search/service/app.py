@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata, resources
@@ -109,3 +110,4 @@ def _explain_errors(app: FastAPI) -> None:
     app.add_exception_handler(WrongStateError, told(409))
     app.add_exception_handler(TaskError, told(422))
     app.add_exception_handler(OSError, unwritable)
+    app.add_exception_handler(sqlite3.OperationalError, unwritable)

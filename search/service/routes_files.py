@@ -45,7 +45,7 @@ def list_artifacts(job: JobOf) -> list[Artifact]:
 
 @files.get(
     "/jobs/{job}/artifacts/{name}", response_class=FileResponse,
-    responses={200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}, **problems(404, 422)},
+    responses={200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 def get_artifact(job: JobOf, name: str) -> FileResponse:
     """A file of a job."""

@@ -26,9 +26,11 @@ _MOST_COMPARED = 6
 _LONGEST_LOG = 2**20
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route may answer with, for its OpenAPI."""
-    return {status: {"model": Problem} for status in (400, 401, 403, 413, 415, 421, *statuses)}
+def problems(*statuses: int, otherwise_json: bool = True) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route may answer with, for its OpenAPI; they are JSON also where other answers are not."""
+    named = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    told = {"model": Problem} if otherwise_json else {"description": "Error", **named}
+    return {status: told for status in (400, 401, 403, 413, 415, 421, *statuses)}
 
 
 def the_service(request: Request) -> Service:
@@ -109,7 +111,7 @@ def get_trials(job: JobOf) -> list[Trial]:
 
 @jobs.get(
     "/jobs/{job}/events", response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **problems(404, 422)},
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 async def get_events(
     job: JobOf,
@@ -123,7 +125,7 @@ async def get_events(
 
 @jobs.get(
     "/jobs/{job}/log", response_class=PlainTextResponse,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(404, 422)},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 def get_log(
     job: JobOf,

@@ -154,8 +154,9 @@ class Store:
             raise WrongStateError(f"{job.id} is {state}; {why}, there is nothing to resume")
         if job.request() is None:
             self._adopt(job)
+        change_state(job.events, state, ACTIVE)  # nobody may have recorded yet how it ended
         job.want("run")
-        change_state(job.events, "queued", {*ENDED, None, *ACTIVE})
+        change_state(job.events, "queued", ENDED)
 
     def delete(self, job: JobFolder) -> None:
         """Delete a job's folder: renamed first, so that no half of it is ever seen.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -72,9 +73,10 @@ class Supervisor:
     def scan(self) -> None:
         """Compare every folder with the index."""
         known, found = self.index.signatures(), set[str]()
+        active = set(self.index.in_states(tuple(ACTIVE)))  # their drivers may be gone without a trace
         for job in self.store:
             found.add(job.id)
-            if known.get(job.id) != signature(job):
+            if job.id in active or known.get(job.id) != signature(job):
                 self._refresh_or_skip(job)
         for name in known.keys() - found:
             self.index.remove(name)
@@ -108,8 +110,9 @@ class Supervisor:
     def _refresh_or_skip(self, job: JobFolder) -> None:
         try:
             self.refresh(job)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # one bad folder hides no other
-            logger.warning("%s cannot be read as a job: %s: %s", job.path, type(error).__name__, error)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, sqlite3.Error) as error:
+            # one bad folder hides no other, and the index waits for room on a full disk
+            logger.warning("%s cannot be listed: %s: %s", job.path, type(error).__name__, error)
 
     def _start_driver(self, job: JobFolder) -> None:
         with job.lock.open("ab") as lock:

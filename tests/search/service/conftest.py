@@ -9,7 +9,8 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from tests.search.service.helpers import SPEC, Server, make_client, run_here
+from scripts._toy_service import Server
+from tests.search.service.helpers import SPEC, make_client, run_here
 
 
 @pytest.fixture
@@ -25,19 +26,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_here(tmp_path_factory.mktemp("finished") / "toy-run")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("finds processes in /proc")
-    made = Server(tmp_path / "data")
+    made = Server(tmp_path_factory.mktemp("server") / "data")
     yield made
     made.kill_all()
 
 
 @pytest.fixture
 def toy_spec(tmp_path: Path) -> Path:
-    """Five seconds of evaluations: two trials of twenty-five, a tenth of a second each."""
-    slow = {**SPEC, "network": {"kind": "toy", "decisions": 4, "seconds_per_evaluation": 0.1}}
+    """Two trials of twenty-five evaluations, a twentieth of a second each."""
+    slow = {**SPEC, "network": {"kind": "toy", "decisions": 4, "seconds_per_evaluation": 0.05}}
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({**slow, "agents": [{"kind": "random"}], "evaluations": 25}))
     return path

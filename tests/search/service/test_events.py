@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from search.service import events
 from search.service.events import append_event, change_state, last_error, last_event, read_events
 
 
@@ -72,7 +71,7 @@ def test_long_texts_are_cut_so_that_the_last_event_is_always_found(path: Path) -
 def test_no_half_of_an_event_stays_when_the_disk_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
     write = os.write
-    monkeypatch.setattr(events.os, "write", lambda handle, line: write(handle, line[:10]))
+    monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:10]))
     with pytest.raises(OSError, match="No space left on device") as caught:
         append_event(path, "note", text="too much")
     assert caught.value.errno == errno.ENOSPC

@@ -72,7 +72,8 @@ def test_the_page_itself_needs_no_token_and_holds_no_data(guarded: TestClient) -
 
 
 def test_a_token_that_is_no_ascii_is_refused_not_an_error(guarded: TestClient) -> None:
-    assert guarded.get("/api/jobs", headers={"Authorization": "Bearer \u00e9".encode()}).status_code == 401
+    header = {b"Authorization": "Bearer \u00e9".encode()}
+    assert guarded.get("/api/jobs", headers=header).status_code == 401
 
 
 @pytest.mark.parametrize(
