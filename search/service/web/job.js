@@ -180,7 +180,8 @@ class JobView {
       setText(this.note, event.text);
       if (/^export: (done|failed)/.test(event.text)) this.exports = false;
     }
-    if (event.kind === "state" || event.kind === "end") this.refresh().catch(quietly);
+    if (event.kind === "state") this.loadJob().catch(quietly); // at once, however long a drawing takes
+    if (event.kind === "end") this.refresh().catch(quietly);
   }
 
   /** Reads again what the events have changed since the last time. */
