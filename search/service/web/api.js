@@ -37,7 +37,8 @@ export async function request(path, { method = "GET", json, headers = {}, signal
 
 /** A link to a file; where a token is needed, which a link cannot carry, a button that fetches and saves it. */
 export function fileLink(path, name, onFault) {
-  if (!sessionStorage.getItem(TOKEN)) return h("a", { href: path, target: name.endsWith(".html") ? "_blank" : null }, name);
+  const target = name.endsWith(".html") ? "_blank" : null;
+  if (!sessionStorage.getItem(TOKEN)) return h("a", { href: path, target }, name);
   return h("button", { type: "button", class: "link", onclick: () => save(path, name).catch(onFault) }, name);
 }
 

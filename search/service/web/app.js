@@ -16,7 +16,7 @@ const VIEWS = [
 
 let leaving = new AbortController();
 
-/** Shows the view of the address. A view is `async (parameters, signal) => element`; the signal ends what it follows. */
+/** Shows the view of the address: an `async (parameters, signal) => element`; the signal ends what it follows. */
 async function show(first = false) {
   leaving.abort();
   leaving = new AbortController();

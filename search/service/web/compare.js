@@ -1,7 +1,9 @@
 // Two to six jobs side by side; in the same drawings if they searched the same problem.
 
 import { repeat, request } from "./api.js";
-import { ACTIVE, NONE, budgetText, duration, h, percent, reward, setFragment, setText, stateBadge } from "./dom.js";
+import {
+  ACTIVE, NONE, budgetText, duration, h, percent, places, reward, setFragment, setText, showSections, stateBadge,
+} from "./dom.js";
 
 const LOOK = 10_000; // ms between two looks at jobs that still run
 
@@ -19,7 +21,7 @@ class Comparison {
     this.rows = h("tbody");
     this.reason = h("p");
     this.note = h("div", { class: "caveats", role: "note" }, this.reason);
-    this.parts = Object.fromEntries(["standing", "comparison", "progress", "cost", "ratios"].map((name) => [name, h("div", { class: `part-${name}` })]));
+    this.parts = places(["standing", "comparison", "progress", "cost", "ratios"]);
     this.columns = h("div", { class: "columns" });
     const headings = ["Job", "State", "Network", "Budget", "Best", "Evaluations", "Time"];
     this.element = h("div", {},
@@ -41,10 +43,7 @@ class Comparison {
     this.rows.replaceChildren(...jobs.map(row));
     this.note.hidden = !reason;
     setText(this.reason, reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : "");
-    for (const [name, place] of Object.entries(this.parts)) {
-      const drawn = name === "cost" ? Object.values(sections.cost ?? {}).join("") : sections[name] ?? "";
-      setFragment(place, name === "standing" && reason ? "" : drawn);
-    }
+    showSections(this.parts, reason ? { comparison: sections.comparison } : sections);
     this.showApart(sections.apart);
   }
 

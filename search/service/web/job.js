@@ -2,7 +2,8 @@
 
 import { Refused, fileLink, follow, quietly, repeat, request } from "./api.js";
 import {
-  ACTIVE, NONE, age, budgetText, bytes, duration, h, reward, say, setAttribute, setFragment, setText, stateBadge,
+  ACTIVE, NONE, age, budgetText, bytes, counted, duration, h, places, reward, say, setAttribute, setText, showSections,
+  stateBadge,
 } from "./dom.js";
 import { yaml } from "./yaml.js";
 
@@ -30,7 +31,7 @@ class JobView {
   }
 
   build() {
-    this.title = h("h1");
+    [this.title, this.id] = [h("h1"), h("span")];
     this.badge = h("span");
     this.facts = h("p", { class: "facts" });
     this.actions = h("p", { class: "buttons" });
@@ -39,17 +40,21 @@ class JobView {
     this.done = h("span");
     this.bar = h("progress", { "aria-label": "Evaluations" });
     this.note = h("p", { class: "latest" });
-    this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: `part-${name}` })]));
-    this.reason = h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.");
+    this.parts = places(SECTIONS);
+    this.reason = h("p", { class: "caption" },
+      "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.");
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
       this.reason,
       h("div", { class: "blank" }));
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
-    const trials = h("section", {}, h("h2", {}, "Trials"), h("div", { class: "scroll bounded", tabindex: "0", role: "region", "aria-label": "Trials" }, h("table", { class: "trials" },
-      h("thead", {}, h("tr", {}, headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading)))),
-      this.rows)));
-    this.log = h("pre", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Last lines of the log" });
+    const head = headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading));
+    const trials = h("section", {}, h("h2", {}, "Trials"),
+      h("div", { class: "scroll bounded", tabindex: "0", role: "region", "aria-label": "Trials" },
+        h("table", { class: "trials" }, h("thead", {}, h("tr", {}, head)), this.rows)));
+    this.log = h("pre", {
+      class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Last lines of the log",
+    });
     const log = h("section", {}, h("h2", {}, "Log"), this.log);
     this.files = h("ul", { class: "files" });
     this.exporting = h("button", { type: "button", onclick: () => this.act("export") }, "Export the best network");
@@ -60,7 +65,7 @@ class JobView {
     const spec = h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "Spec")), this.spec));
     const { standing, progress, comparison, intervals, ratios, cost, layers } = this.parts;
     this.element = h("div", { class: "job-page" },
-      h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id = h("span")),
+      h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id),
         h("div", { class: "head" }, h("div", {}, this.title), this.actions), this.refusal,
         h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.facts, this.note, this.error),
       h("div", {}, standing, this.waiting, progress),
@@ -94,8 +99,9 @@ class JobView {
     }
     const { evaluations, of } = job.progress;
     const ended = job.state === "succeeded";
-    setText(this.done, `${evaluations.toLocaleString("en")}${ended ? "" : ` of ${of.toLocaleString("en")}`} ${ended && evaluations === 1 ? "evaluation" : "evaluations"}, `
-      + `${job.progress.trials_finished} of ${job.progress.trials} trials finished`);
+    const part = ended ? "" : `${evaluations.toLocaleString("en")} of `;
+    const made = part + counted(ended ? evaluations : of, "evaluation");
+    setText(this.done, `${made}, ${job.progress.trials_finished} of ${counted(job.progress.trials, "trial")} finished`);
     setAttribute(this.bar, "max", of || 1);
     setAttribute(this.bar, "value", evaluations);
     this.bar.classList.toggle("ended", ended);
@@ -230,10 +236,7 @@ class JobView {
     });
     if (version === this.version) return;
     this.version = version;
-    for (const name of SECTIONS) {
-      const drawn = name === "cost" ? Object.values(sections.cost ?? {}).join("") : sections[name] ?? "";
-      setFragment(this.parts[name], drawn);
-    }
+    showSections(this.parts, sections);
     this.waiting.hidden = Boolean(sections.progress);
   }
 
@@ -242,9 +245,9 @@ class JobView {
     const known = JSON.stringify(files);
     if (this.listed === known) return;
     this.listed = known;
+    const fault = (error) => setText(this.refusal, error.message);
     this.files.replaceChildren(...files.map(({ name, bytes: size }) => h("li", {},
-      fileLink(`${this.path}/artifacts/${encodeURIComponent(name)}`, name, (error) => setText(this.refusal, error.message)),
-      h("small", {}, bytes(size)))));
+      fileLink(`${this.path}/artifacts/${encodeURIComponent(name)}`, name, fault), h("small", {}, bytes(size)))));
   }
 }
 
@@ -262,7 +265,8 @@ class TrialRow {
   /** With all of a trial, or with what an event tells of it. */
   update(change) {
     const before = this.trial.state;
-    const { state, evaluations, planned, distinct, best_reward: best, seconds, error } = Object.assign(this.trial, change);
+    Object.assign(this.trial, change);
+    const { state, evaluations, planned, distinct, best_reward: best, seconds, error } = this.trial;
     if (before !== state) this.state.replaceChildren(stateBadge(state));
     setText(this.done, state === "finished" || !planned ? `${evaluations}` : `${evaluations} of ${planned}`);
     setText(this.distinct, distinct === null || distinct === undefined ? NONE : `${distinct}`);
