@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from search.locking import acquire
 from search.service.events import ACTIVE, STATES, State, change_state, last_event
@@ -33,10 +33,14 @@ class Supervisor:
         index: of them.
         max_running: jobs at once.
         driver: the command that runs a job.
+        each_round: called in each round.
     """
 
-    def __init__(self, store: Store, index: Index, max_running: int, driver: Sequence[str] = DRIVER) -> None:
+    def __init__(
+        self, store: Store, index: Index, max_running: int, driver: Sequence[str], each_round: Callable[[], None]
+    ) -> None:
         self.store, self.index, self.max_running, self._driver = store, index, max_running, driver
+        self._each_round = each_round
         self._drivers: list[subprocess.Popen[bytes]] = []
         self._stop = threading.Event()
         self._refreshing = threading.Lock()
@@ -59,6 +63,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """One round: who is gone, who is new, who may start."""
+        self._each_round()
         self._drivers = [driver for driver in self._drivers if driver.poll() is None]
         self._find_new()
         for name in self.index.in_states((*ACTIVE, "queued")):
