@@ -111,6 +111,7 @@ class Service:
             raise RefusedSpecError([Fault(**fault) for fault in checked["errors"]])
         digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
         with self._creating:
+            self.supervisor.ready.wait()  # until then, not all keys are known
             known = None if key is None else self.index.by_key(key)
             if known is not None:
                 job = self.store.find(known)

@@ -19,8 +19,12 @@ def worker() -> Iterator[Worker]:
     made.close()
 
 
+def process(worker: Worker) -> int | None:
+    return worker.pid
+
+
 def test_the_helper(worker: Worker) -> None:
-    assert worker.pid is None
+    assert process(worker) is None
     assert worker.call("check_spec", raw=SPEC)["trials"] == ["uniform-seed0", "random-seed0", "random-seed1"]
     with pytest.raises(TaskError, match="got neither"):
         worker.call("take_weights", incoming="/dev/null", target="/none")
@@ -34,4 +38,4 @@ def test_the_helper(worker: Worker) -> None:
     assert worker.call("schema")["title"] == "Spec"
     assert worker.pid != first
     worker.rest()
-    assert worker.pid is None
+    assert process(worker) is None
