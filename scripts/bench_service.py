@@ -43,6 +43,8 @@ def main() -> None:
             multiply(server, Path(folder) / "spec.yaml", options.jobs)
             server.kill_all()
             server.max_running = 0
+            for path in data.glob("index.sqlite3*"):
+                path.unlink()
             began = time.monotonic()
             server.start()
             click.echo(f"{options.jobs} jobs: index made anew and server ready in {time.monotonic() - began:.1f} s")

@@ -57,7 +57,7 @@ class Index:
             self._db = _open(path)
 
     def put(self, summary: Summary, signature: str, *, queued: str | None, key: str | None) -> None:
-        """Add a job, or renew what is known of it."""
+        """Add a job, or renew what is known of it; what is known already is not written again."""
         row = (
             summary.id, signature, summary.state, summary.name, summary.network,
             next((budget.fraction for budget in summary.budgets if budget.fraction is not None), None),
@@ -65,6 +65,8 @@ class Index:
             summary.created, summary.updated, queued, key, summary.model_dump_json(),
         )  # fmt: skip
         with self._lock, self._db:
+            if self._db.execute("select * from jobs where id = ?", (summary.id,)).fetchone() == row:
+                return
             self._db.execute(f"insert or replace into jobs values ({', '.join('?' * len(row))})", row)
 
     def remove(self, job: str) -> None:
@@ -124,6 +126,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         db.execute("pragma journal_mode = wal")
         db.execute("pragma synchronous = normal")
+        db.execute("pragma wal_autocheckpoint = 100")  # pages of 4 KiB: the log of changes stays small on a small disk
         (version,) = db.execute("pragma user_version").fetchone()
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError("made by another release")

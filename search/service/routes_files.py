@@ -32,6 +32,7 @@ ARTIFACTS = {
     "masks.npz": ("artifacts/masks.npz", "application/octet-stream"),
     "all.zip": ("artifacts/all.zip", "application/zip"),
 }
+_BINARY = {"type": "string", "format": "binary"}
 #: a report brings its own style and no script; it is shown as if it came from nowhere
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
@@ -45,7 +46,7 @@ def list_artifacts(job: JobOf) -> list[Artifact]:
 
 @files.get(
     "/jobs/{job}/artifacts/{name}", response_class=FileResponse,
-    responses={200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}, **problems(404, 422, otherwise_json=False)},
+    responses={200: {"content": {"*/*": {"schema": _BINARY}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 def get_artifact(job: JobOf, name: str) -> FileResponse:
     """A file of a job."""

@@ -24,13 +24,15 @@ jobs = APIRouter(prefix="/api", tags=["jobs"])
 Sort = Literal["created", "updated", "name", "state", "network", "budget", "best", "age"]
 _MOST_COMPARED = 6
 _LONGEST_LOG = 2**20
+_TEXT = {"type": "string"}
+_EVENT = {"type": "object", "properties": dict.fromkeys(("id", "event", "data"), _TEXT), "required": ["event", "data"]}
 
 
 def problems(*statuses: int, otherwise_json: bool = True) -> dict[int | str, dict[str, Any]]:
     """The errors that a route may answer with, for its OpenAPI; they are JSON also where other answers are not."""
     named = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     told = {"model": Problem} if otherwise_json else {"description": "Error", **named}
-    return {status: told for status in (400, 401, 403, 413, 415, 421, *statuses)}
+    return dict.fromkeys((400, 401, 403, 413, 415, 421, *statuses), told)
 
 
 def the_service(request: Request) -> Service:
@@ -111,7 +113,7 @@ def get_trials(job: JobOf) -> list[Trial]:
 
 @jobs.get(
     "/jobs/{job}/events", response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **problems(404, 422, otherwise_json=False)},
+    responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 async def get_events(
     job: JobOf,
@@ -125,7 +127,7 @@ async def get_events(
 
 @jobs.get(
     "/jobs/{job}/log", response_class=PlainTextResponse,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(404, 422, otherwise_json=False)},
+    responses={200: {"content": {"text/plain": {"schema": _TEXT}}}, **problems(404, 422, otherwise_json=False)},
 )  # fmt: skip
 def get_log(
     job: JobOf,

@@ -69,8 +69,10 @@ class Service:
         self.store.prepare()
         self.registry = Registry(self.store.data)
         self.index = Index(self.store.data / "index.sqlite3")
-        self.supervisor = Supervisor(self.store, self.index, settings.max_running, settings.driver)
         self.worker = worker or Worker()
+        self.supervisor = Supervisor(
+            self.store, self.index, settings.max_running, settings.driver, each_round=self.worker.rest
+        )
         self._creating = threading.Lock()
         self._exports: dict[str, subprocess.Popen[bytes]] = {}
         self._views: OrderedDict[tuple[str, ...], Any] = OrderedDict()
@@ -109,6 +111,7 @@ class Service:
             raise RefusedSpecError([Fault(**fault) for fault in checked["errors"]])
         digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
         with self._creating:
+            self.supervisor.ready.wait()  # until then, not all keys are known
             known = None if key is None else self.index.by_key(key)
             if known is not None:
                 job = self.store.find(known)

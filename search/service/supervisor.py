@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from search.locking import acquire
 from search.service.events import ACTIVE, STATES, State, change_state, last_event
@@ -20,7 +20,7 @@ from search.service.summary import summarise
 
 logger = logging.getLogger(__name__)
 
-_TICK_S, _FULL_SCAN_S = 0.3, 5.0
+_TICK_S, _FULL_SCAN_S, _PATIENCE_S = 0.3, 5.0, 5.0
 #: the command that runs a job; its folder and the locked file follow
 DRIVER = (sys.executable, "-P", "-m", "search.service.driver")
 
@@ -33,24 +33,29 @@ class Supervisor:
         index: of them.
         max_running: jobs at once.
         driver: the command that runs a job.
+        each_round: called in each round.
     """
 
-    def __init__(self, store: Store, index: Index, max_running: int, driver: Sequence[str] = DRIVER) -> None:
+    def __init__(
+        self, store: Store, index: Index, max_running: int, driver: Sequence[str], each_round: Callable[[], None]
+    ) -> None:
         self.store, self.index, self.max_running, self._driver = store, index, max_running, driver
+        self._each_round = each_round
         self._drivers: list[subprocess.Popen[bytes]] = []
         self._stop = threading.Event()
+        self._resume_interrupted = False
+        self.ready = threading.Event()
         self._refreshing = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
 
     def start(self, *, resume_interrupted: bool) -> None:
-        """Bring the index up to date, queue what was interrupted if asked to, and begin."""
-        self.scan()
-        if resume_interrupted:
-            for job in [self.store.find(each) for each in self.index.in_states(("interrupted",))]:
-                if not job.watched:
-                    self.store.resume(job)
-                    self.refresh(job)
+        """Begin: bring the index up to date, queue what was interrupted if asked to, and run what waits.
+
+        Returns when the index is up to date, or in seconds: a new index of very many jobs takes longer.
+        """
+        self._resume_interrupted = resume_interrupted
         self._thread.start()
+        self.ready.wait(_PATIENCE_S)
 
     def stop(self) -> None:
         """Stop watching. Drivers go on."""
@@ -59,6 +64,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """One round: who is gone, who is new, who may start."""
+        self._each_round()
         self._drivers = [driver for driver in self._drivers if driver.poll() is None]
         self._find_new()
         for name in self.index.in_states((*ACTIVE, "queued")):
@@ -75,6 +81,8 @@ class Supervisor:
         known, found = self.index.signatures(), set[str]()
         active = set(self.index.in_states(tuple(ACTIVE)))  # their drivers may be gone without a trace
         for job in self.store:
+            if self._stop.is_set():
+                return
             found.add(job.id)
             if job.id in active or known.get(job.id) != signature(job):
                 self._refresh_or_skip(job)
@@ -127,7 +135,22 @@ class Supervisor:
         self._drivers.append(driver)
         self.refresh(job)
 
+    def _begin(self) -> None:
+        self.scan()
+        for job in [self.store.find(each) for each in self.index.in_states(("interrupted",))]:
+            if self._resume_interrupted and not job.watched:
+                try:
+                    self.store.resume(job)
+                except (OSError, ValueError) as error:
+                    logger.warning("%s cannot be resumed: %s", job.id, error)
+                self._refresh_or_skip(job)
+
     def _loop(self) -> None:
+        try:
+            self._begin()
+        except Exception:  # as below
+            logger.exception("the folders could not all be looked through")
+        self.ready.set()
         scanned = time.monotonic()
         while not self._stop.wait(_TICK_S):
             try:

@@ -6,6 +6,7 @@ when nobody has needed it for a while, and with the server, however that ends. R
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -92,6 +93,9 @@ def _ask(process: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, A
         line = ""
     if not line:
         process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
         raise RuntimeError(f"the helper process ended with {process.wait()}; see the server's output")
     answer: dict[str, Any] = json.loads(line)
     return answer

@@ -17,7 +17,6 @@ from search.service.tasks import answer
 from search.service.worker import TaskError, Worker
 from search.trial import plan_trials, run_trial
 
-
 SPEC: dict[str, Any] = {
     "version": 1,
     "name": "toy",
