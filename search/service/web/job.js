@@ -9,6 +9,8 @@ import { yaml } from "./yaml.js";
 
 const SECTIONS = ["standing", "progress", "comparison", "intervals", "ratios", "cost", "layers"];
 const REDRAW = 2500; // ms between two drawings of a running job
+const NOT_YET = "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.";
+const ENDED_EARLY = "This job ended before its first evaluation.";
 const ACTIONS = { cancel: "Cancel", resume: "Resume", delete: "Delete" };
 
 export async function jobView({ parts: [id] }, signal) {
@@ -41,11 +43,11 @@ class JobView {
     this.bar = h("progress", { "aria-label": "Evaluations" });
     this.note = h("p", { class: "latest" });
     this.parts = places(SECTIONS);
-    this.reason = h("p", { class: "caption" },
-      "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.");
+    this.reason = h("p", { class: "caption" });
+    this.blank = h("div", { class: "blank" });
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
       this.reason,
-      h("div", { class: "blank" }));
+      this.blank);
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
     const head = headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading));
@@ -106,7 +108,7 @@ class JobView {
     setAttribute(this.bar, "value", evaluations);
     this.bar.classList.toggle("ended", ended);
     setText(this.facts, [`budget ${budgetText(job.budgets)}`, job.network, job.agents.join(", "),
-      duration(job.seconds), `${age(job.created)} old`].filter(Boolean).join(" · "));
+      job.seconds && duration(job.seconds), `${age(job.created)} old`].filter(Boolean).join(" · "));
     setText(this.error, job.error ?? "");
     this.error.hidden = !job.error;
     this.note.hidden = !ACTIVE.includes(job.state) && !this.exported;
@@ -231,13 +233,20 @@ class JobView {
 
   async loadView() {
     const { version, sections } = await request(`${this.path}/view`, { signal: this.signal }).catch((error) => {
-      if (error instanceof Refused) setText(this.reason, error.message);
+      if (error instanceof Refused) this.showReason(error.message);
       throw error;
     });
     if (version === this.version) return;
     this.version = version;
     showSections(this.parts, sections);
     this.waiting.hidden = Boolean(sections.progress);
+    this.showReason(this.quiet ? ENDED_EARLY : NOT_YET);
+  }
+
+  /** Why there are no drawings, and room for those that will come. */
+  showReason(text) {
+    this.blank.hidden = text !== NOT_YET;
+    setText(this.reason, text);
   }
 
   async loadFiles() {

@@ -58,7 +58,7 @@ class Form {
       this.field("budget.table", "Table", this.table, "one that is here, or measured by the job first"),
       this.field("latency.runtime", "Runtime", this.runtime),
       this.field("latency.threads", "Threads", this.threads),
-      this.field("latency.batch", "Images at once", this.batch));
+      this.field("latency.batch", "Images at once", this.batch, "64 for networks as small as digits"));
     this.preview = h("pre", { class: "spec", tabindex: "0", "aria-label": "The spec as it is built" });
     this.verdict = h("p", { class: "facts" });
     this.faults = h("div", { class: "error-line", role: "alert" });
