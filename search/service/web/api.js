@@ -61,7 +61,7 @@ async function send(path, options) {
     }
     away(false);
     if (response.status === 401) {
-      await askForToken(options.signal);
+      await askForToken();
       continue;
     }
     if (!response.ok) throw await refusal(response);
@@ -89,15 +89,16 @@ function askForToken() {
     const input = document.getElementById("token-value");
     const refused = sessionStorage.getItem(TOKEN) !== null;
     setText(document.getElementById("token-error"), refused ? "The server did not accept this token." : "");
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
-    dialog.querySelector("form").addEventListener("submit", (event) => {
+    dialog.querySelector("form").onsubmit = (event) => {
       event.preventDefault();
       sessionStorage.setItem(TOKEN, input.value);
       input.value = "";
       dialog.close();
+    };
+    dialog.onclose = () => { // closed without a token, it opens again at the next answer
       asking = null;
       resolve();
-    }, { once: true });
+    };
     dialog.showModal();
   });
   return asking;

@@ -224,6 +224,7 @@ class JobView {
     const text = await request(`${this.path}/log?tail=200`, { signal: this.signal });
     const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 4;
     setText(this.log, text.trimEnd() || (this.quiet ? "This job has no log." : "Nothing is logged yet."));
+    this.log.classList.toggle("none", this.quiet && !text);
     if (atEnd) this.showEndOfLog();
   }
 
