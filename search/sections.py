@@ -67,23 +67,25 @@ def intervals_section(results: Results) -> str:
     )
 
 
-def progress_section(results: Results) -> str:
-    """Best reward against evaluations, and against time where that is known."""
+def progress_section(results: Results, *, brief: bool = False) -> str:
+    """Best reward against evaluations; unless `brief`, also without repeats and against time where these are known."""
 
     def plot(over: Over) -> str:
         return both(lambda width: progress_plot(results, width=width, height=380 if width > 500 else 300, over=over))
 
     content = legend(results) + plot("evaluations")
-    if has_repeats(results):
+    if not brief and has_repeats(results):
         content += f"<h3>Without repeated evaluations</h3>{plot('distinct evaluations')}"
-    if has_times(results):
+    timed = not brief and has_times(results)
+    if timed:
         content += f"<h3>Over time</h3>{plot('time')}"
     thin = any(trial.status != "finished" for trial in results.trials)
     return section(
         "Best reward against evaluations",
         "Median over the seeds, the band from the worst seed to the best. Dashed: an agent of one evaluation. "
         + "Thin: a trial that is not finished. " * thin
-        + "The axis leaves out the first, poor evaluations. Time is that of each trial, beside whatever ran with it.",
+        + "The axis leaves out the first, poor evaluations."
+        + " Time is that of each trial, beside whatever ran with it." * timed,
         content,
     )
 

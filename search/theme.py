@@ -92,7 +92,7 @@ figure { margin: 0; }
 figure.plot svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--ink); font-size: 12.5px; font-variant-numeric: tabular-nums; }
 svg .label { fill: var(--soft); }
-svg .faint { fill: var(--soft); font-size: 11px; opacity: 0.85; }
+svg .faint { fill: var(--soft); font-size: 11px; }
 svg .axis { fill: var(--soft); font-size: 12.5px; }
 svg .note { font-size: 12px; fill: var(--soft); }
 svg .panel { font-size: 13px; font-weight: 600; }

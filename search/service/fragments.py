@@ -20,7 +20,7 @@ from search.sections import (
     standing_paragraphs,
 )
 from search.standing import differences, joined_trials
-from search.tables import budgeted_costs, compare, told_apart
+from search.tables import Row, budgeted_costs, compare, told_apart
 
 #: by name the HTML of a section, or by cost that of several; "" if there is nothing to show yet
 Sections = dict[str, str | dict[str, str]]
@@ -36,14 +36,12 @@ def job_sections(results: Results, *, running: bool) -> Sections:
     """
     finished = any(trial.status == "finished" for trial in results.trials)
     rows = compare([results])
-    if running:
-        rows = [replace(row, interrupted=0) for row in rows]
     return {
         "standing": "" if running else outcome(results),
-        "comparison": comparison_section(results, rows) if finished else "",
+        "comparison": comparison_section(results, _may_go_on(rows) if running else rows) if finished else "",
         "intervals": intervals_section(results) if finished else "",
         "layers": layers_section(results),
-        **_plots(results),
+        **_plots(results, running),
     }
 
 
@@ -58,18 +56,26 @@ def comparison_sections(jobs: Sequence[Results]) -> Sections:
     both: Sections = {"standing": standing_paragraphs(apart)}
     if differences(apart):
         each = {job.name: _joined(_plots(job)) for job in apart}
-        return {**both, "comparison": comparison_section(together, compare(apart), noted=False), "apart": each}
-    return {**both, "comparison": comparison_section(together), **_plots(together)}
+        rows = _may_go_on(compare(apart))
+        return {**both, "comparison": comparison_section(together, rows, noted=False), "apart": each}
+    rows = _may_go_on(compare([together]))
+    return {**both, "comparison": comparison_section(together, rows), **_plots(together)}
+
+
+def _may_go_on(rows: Sequence[Row]) -> list[Row]:
+    """The rows, of trials that are not finished none called interrupted."""
+    return [replace(row, interrupted=0) for row in rows]
 
 
 def _joined(sections: Mapping[str, str | dict[str, str]]) -> str:
     return "\n".join(part if isinstance(part, str) else _joined(part) for part in sections.values())
 
 
-def _plots(results: Results) -> Sections:
+def _plots(results: Results, running: bool = False) -> Sections:
+    """The plots; while a job runs only those that keep their place on the page."""
     begun = any(trial.history for trial in results.trials)
     return {
-        "progress": progress_section(results) if begun else "",
+        "progress": progress_section(results, brief=running) if begun else "",
         "ratios": ratios_section(results) if begun else "",
         "cost": {cost: cost_section(results, cost) for cost in budgeted_costs(results)} if begun else {},
     }

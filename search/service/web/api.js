@@ -14,7 +14,15 @@ export class Refused extends Error {
   }
 }
 
-/** Asks the server; answers with parsed JSON or text. Throws Refused, or TypeError while the server is away. */
+/** The server does not answer; a line at the bottom of the page says so already. */
+export class Away extends Error {}
+
+/** For what is done in the background: what the page shows already is no fault of its own; all else is. */
+export function quietly(error) {
+  if (!(error instanceof Away || error instanceof Refused || error.name === "AbortError")) throw error;
+}
+
+/** Asks the server; answers with parsed JSON or text. Throws Refused, or Away. */
 export async function request(path, { method = "GET", json, headers = {}, signal } = {}) {
   const response = await send(path, {
     method,
@@ -29,7 +37,8 @@ export async function request(path, { method = "GET", json, headers = {}, signal
 
 /** A link to a file; where a token is needed, which a link cannot carry, a button that fetches and saves it. */
 export function fileLink(path, name, onFault) {
-  if (!sessionStorage.getItem(TOKEN)) return h("a", { href: path, target: name.endsWith(".html") ? "_blank" : null }, name);
+  const target = name.endsWith(".html") ? "_blank" : null;
+  if (!sessionStorage.getItem(TOKEN)) return h("a", { href: path, target }, name);
   return h("button", { type: "button", class: "link", onclick: () => save(path, name).catch(onFault) }, name);
 }
 
@@ -46,8 +55,9 @@ async function send(path, options) {
     try {
       response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
     } catch (error) {
-      if (error.name !== "AbortError") away(true);
-      throw error;
+      if (error.name === "AbortError") throw error;
+      away(true);
+      throw new Away(error.message);
     }
     away(false);
     if (response.status === 401) {
@@ -166,11 +176,11 @@ export function sleep(milliseconds, signal) {
   });
 }
 
-/** Repeats something while the page is looked at, until the signal; faults are shown by `request` and tried again. */
+/** Repeats something while the page is looked at, until the signal; what fails is tried again. */
 export async function repeat(milliseconds, signal, task) {
   while (!signal.aborted) {
     await sleep(milliseconds(), signal);
     if (signal.aborted || document.hidden) continue;
-    await task().catch(() => {});
+    await task().catch(quietly);
   }
 }

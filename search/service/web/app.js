@@ -1,6 +1,6 @@
 // The page: which view belongs to the address, and where the focus goes when it changes.
 
-import { Refused } from "./api.js";
+import { Away, Refused } from "./api.js";
 import { h } from "./dom.js";
 import { compareView } from "./compare.js";
 import { jobView } from "./job.js";
@@ -16,7 +16,7 @@ const VIEWS = [
 
 let leaving = new AbortController();
 
-/** Shows the view of the address. A view is `async (parameters, signal) => element`; the signal ends what it follows. */
+/** Shows the view of the address: an `async (parameters, signal) => element`; the signal ends what it follows. */
 async function show(first = false) {
   leaving.abort();
   leaving = new AbortController();
@@ -48,7 +48,7 @@ async function nowhere() {
 function failure(error) {
   if (error instanceof Refused) return message("The server refused this", error.message);
   if (error.name === "AbortError") return "";
-  if (error instanceof TypeError && /fetch/i.test(error.message)) {
+  if (error instanceof Away) {
     return message("The server does not answer", "Start it with `amc serve`, or look at its log.", true);
   }
   throw error;

@@ -1,6 +1,6 @@
 // Elements, and figures as people read them. Text is always set as text, so nothing that a user named becomes HTML.
 
-/** An element: properties that begin with "on" are listeners, others attributes; null, false and undefined are left out. */
+/** An element: properties that begin with "on" are listeners, others attributes unless null, false or undefined. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -32,6 +32,19 @@ export function setFragment(element, html) {
   }
 }
 
+/** The places of the sections that the server draws, by their names. */
+export function places(names) {
+  return Object.fromEntries(names.map((name) => [name, h("div", { class: `part-${name}` })]));
+}
+
+/** Fills them; `cost` has a drawing for each cost. */
+export function showSections(shown, sections) {
+  for (const [name, place] of Object.entries(shown)) {
+    const drawn = sections[name] ?? "";
+    setFragment(place, typeof drawn === "string" ? drawn : Object.values(drawn).join(""));
+  }
+}
+
 /** Says something to screen readers, and to them alone. */
 export function say(text) {
   setText(document.getElementById("said"), text);
@@ -53,9 +66,15 @@ export function human(value, unit = "") {
   const [factor, prefix] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]
     .find(([step]) => Math.abs(value) >= 0.9995 * step) ?? [1, ""];
   const scaled = value / factor;
-  const digits = Number.isInteger(scaled) && !prefix ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(scaled) || 1)));
+  const before = Math.floor(Math.log10(Math.abs(scaled) || 1));
+  const digits = Number.isInteger(scaled) && !prefix ? 0 : Math.max(0, 2 - before);
   const short = unit === "bytes" && prefix ? "B" : unit;
   return `${scaled.toFixed(digits)} ${prefix}${prefix && short !== "B" ? " " : ""}${short}`.trim();
+}
+
+/** "1 job", "1,000 jobs". */
+export function counted(count, noun) {
+  return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 export function bytes(count) {
@@ -87,7 +106,7 @@ export function costLabel(cost) {
 /** "MACs ≤ 50 %", or the number where the share of the dense network is not known yet. */
 export function budgetText(budgets) {
   return budgets.map(({ cost, limit, fraction, unit }) => {
-    const most = fraction === null ? (typeof limit === "number" ? human(limit, unit ?? "") : limit) : percent(fraction, 1);
+    const most = fraction === null ? human(limit, unit) : percent(fraction, 1);
     return `${costLabel(cost)} ≤ ${most}`;
   }).join(", ") || "none";
 }

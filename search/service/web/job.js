@@ -1,19 +1,23 @@
 // One job: what it is doing, its curves while it runs, its trials, its log, and what can be done with it.
 
-import { Refused, fileLink, follow, repeat, request } from "./api.js";
+import { Refused, fileLink, follow, quietly, repeat, request } from "./api.js";
 import {
-  ACTIVE, NONE, age, budgetText, bytes, duration, h, reward, say, setAttribute, setFragment, setText, stateBadge,
+  ACTIVE, NONE, age, budgetText, bytes, counted, duration, h, places, reward, say, setAttribute, setText, showSections,
+  stateBadge,
 } from "./dom.js";
 import { yaml } from "./yaml.js";
 
 const SECTIONS = ["standing", "progress", "comparison", "intervals", "ratios", "cost", "layers"];
 const REDRAW = 2500; // ms between two drawings of a running job
+const NOT_YET = "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.";
+const ENDED_EARLY = "This job ended before its first evaluation.";
 const ACTIONS = { cancel: "Cancel", resume: "Resume", delete: "Delete" };
 
 export async function jobView({ parts: [id] }, signal) {
   const view = new JobView(`/api/jobs/${encodeURIComponent(id)}`, signal);
   await view.load();
   view.follow();
+  document.addEventListener("visibilitychange", () => view.follow(), { signal });
   requestAnimationFrame(() => view.showEndOfLog());
   repeat(() => (view.quiet ? 4 * REDRAW : REDRAW), signal, () => view.look());
   return view.element;
@@ -29,7 +33,7 @@ class JobView {
   }
 
   build() {
-    this.title = h("h1");
+    [this.title, this.id] = [h("h1"), h("span")];
     this.badge = h("span");
     this.facts = h("p", { class: "facts" });
     this.actions = h("p", { class: "buttons" });
@@ -37,16 +41,22 @@ class JobView {
     this.error = h("pre", { class: "error", hidden: true, tabindex: "0", "aria-label": "Error" });
     this.done = h("span");
     this.bar = h("progress", { "aria-label": "Evaluations" });
-    this.note = h("p", { class: "note" });
-    this.parts = Object.fromEntries(SECTIONS.map((name) => [name, h("div", { class: name })]));
+    this.note = h("p", { class: "latest" });
+    this.parts = places(SECTIONS);
+    this.reason = h("p", { class: "caption" });
+    this.blank = h("div", { class: "blank" });
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
-      h("p", { class: "caption" }, "The curves begin with the first evaluation. Until then, state and log tell what the job is doing."));
+      this.reason,
+      this.blank);
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
-    const trials = h("section", {}, h("h2", {}, "Trials"), h("div", { class: "scroll bounded", tabindex: "0", role: "region", "aria-label": "Trials" }, h("table", { class: "trials" },
-      h("thead", {}, h("tr", {}, headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading)))),
-      this.rows)));
-    this.log = h("pre", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Last lines of the log" });
+    const head = headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading));
+    const trials = h("section", {}, h("h2", {}, "Trials"),
+      h("div", { class: "scroll bounded", tabindex: "0", role: "region", "aria-label": "Trials" },
+        h("table", { class: "trials" }, h("thead", {}, h("tr", {}, head)), this.rows)));
+    this.log = h("pre", {
+      class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Last lines of the log",
+    });
     const log = h("section", {}, h("h2", {}, "Log"), this.log);
     this.files = h("ul", { class: "files" });
     this.exporting = h("button", { type: "button", onclick: () => this.act("export") }, "Export the best network");
@@ -57,18 +67,23 @@ class JobView {
     const spec = h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "Spec")), this.spec));
     const { standing, progress, comparison, intervals, ratios, cost, layers } = this.parts;
     this.element = h("div", { class: "job-page" },
-      h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id = h("span")),
+      h("header", { class: "job-head" }, h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Jobs"), " / ", this.id),
         h("div", { class: "head" }, h("div", {}, this.title), this.actions), this.refusal,
-        h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.note, this.facts, this.error),
-      h("div", { class: "column" }, standing, this.waiting, progress),
-      h("div", { class: "column side" }, trials, log, this.downloads, spec),
-      h("div", { class: "column" }, comparison, intervals, ratios, cost, layers));
+        h("p", { class: "standing-line" }, this.badge, this.done, this.bar), this.facts, this.note, this.error),
+      h("div", {}, standing, this.waiting, progress),
+      h("div", { class: "trials-and-log" }, trials, log),
+      h("div", { class: "found" }, comparison, intervals, ratios, cost, layers),
+      h("div", { class: "files-and-spec" }, this.downloads, spec));
   }
 
   /** All there is; state and log are shown whatever becomes of the rest. */
   async load() {
     this.show(await request(this.path, { signal: this.signal }));
-    await Promise.allSettled([this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()]);
+    await Promise.all(this.loadParts().map((part) => part.catch(quietly)));
+  }
+
+  loadParts() {
+    return [this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()];
   }
 
   async loadJob() {
@@ -86,13 +101,14 @@ class JobView {
     }
     const { evaluations, of } = job.progress;
     const ended = job.state === "succeeded";
-    setText(this.done, `${evaluations.toLocaleString("en")}${ended ? "" : ` of ${of.toLocaleString("en")}`} evaluations, `
-      + `${job.progress.trials_finished} of ${job.progress.trials} trials finished`);
+    const part = ended ? "" : `${evaluations.toLocaleString("en")} of `;
+    const made = part + counted(ended ? evaluations : of, "evaluation");
+    setText(this.done, `${made}, ${job.progress.trials_finished} of ${counted(job.progress.trials, "trial")} finished`);
     setAttribute(this.bar, "max", of || 1);
     setAttribute(this.bar, "value", evaluations);
     this.bar.classList.toggle("ended", ended);
     setText(this.facts, [`budget ${budgetText(job.budgets)}`, job.network, job.agents.join(", "),
-      duration(job.seconds), `${age(job.created)} old`].filter(Boolean).join(" · "));
+      job.seconds && duration(job.seconds), `${age(job.created)} old`].filter(Boolean).join(" · "));
     setText(this.error, job.error ?? "");
     this.error.hidden = !job.error;
     this.note.hidden = !ACTIVE.includes(job.state) && !this.exported;
@@ -114,6 +130,7 @@ class JobView {
   async act(action) {
     if (action === "delete" && !confirm(`Delete ${this.job.name} and all its files?`)) return;
     setText(this.refusal, "");
+    if (action === "export") this.exports = this.exported = true; // also if somebody else has begun one
     try {
       if (action === "delete") {
         await request(this.path, { method: "DELETE", signal: this.signal });
@@ -121,13 +138,13 @@ class JobView {
         return;
       }
       const answer = await request(`${this.path}/${action}`, { method: "POST", signal: this.signal });
-      if (action === "export") this.exports = this.exported = true;
-      else this.show(answer);
+      this.show(answer);
       this.follow();
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      quietly(error);
+      if (!(error instanceof Refused)) return;
       setText(this.refusal, error.message);
-      await this.loadJob();
+      await this.loadJob().catch(quietly);
     }
   }
 
@@ -146,9 +163,13 @@ class JobView {
     await this.refresh();
   }
 
-  /** Listens to the job's events until it has ended; a drawing is made of what they changed, not of each of them. */
+  /**
+   * Listens to the job's events until it has ended; a drawing is made of what they changed, not of each of them.
+   * A hidden page does not listen: browsers open only six connections to a server, over all tabs.
+   */
   async follow() {
     this.following?.abort();
+    if (document.hidden) return;
     this.following = new AbortController();
     const signal = AbortSignal.any([this.signal, this.following.signal]);
     await follow(`${this.path}/events`, {
@@ -156,7 +177,7 @@ class JobView {
       signal,
       onEvent: (event) => this.take(event),
       onLost: () => { this.stale = true; },
-    });
+    }).catch(quietly);
   }
 
   take(event) {
@@ -167,7 +188,8 @@ class JobView {
       setText(this.note, event.text);
       if (/^export: (done|failed)/.test(event.text)) this.exports = false;
     }
-    if (event.kind === "state" || event.kind === "end") this.refresh().catch(() => {});
+    if (event.kind === "state") this.loadJob().catch(quietly); // at once, however long a drawing takes
+    if (event.kind === "end") this.refresh().catch(quietly);
   }
 
   /** Reads again what the events have changed since the last time. */
@@ -177,7 +199,7 @@ class JobView {
     this.refreshing = true;
     try {
       await this.loadJob();
-      await Promise.all([this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()]);
+      await Promise.all(this.loadParts());
     } catch (error) {
       this.stale = true;
       throw error;
@@ -201,7 +223,7 @@ class JobView {
   async loadLog() {
     const text = await request(`${this.path}/log?tail=200`, { signal: this.signal });
     const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 4;
-    setText(this.log, text.trimEnd() || "Nothing is logged yet.");
+    setText(this.log, text.trimEnd() || (this.quiet ? "This job has no log." : "Nothing is logged yet."));
     if (atEnd) this.showEndOfLog();
   }
 
@@ -210,14 +232,21 @@ class JobView {
   }
 
   async loadView() {
-    const { version, sections } = await request(`${this.path}/view`, { signal: this.signal });
+    const { version, sections } = await request(`${this.path}/view`, { signal: this.signal }).catch((error) => {
+      if (error instanceof Refused) this.showReason(error.message);
+      throw error;
+    });
     if (version === this.version) return;
     this.version = version;
-    for (const name of SECTIONS) {
-      const drawn = name === "cost" ? Object.values(sections.cost ?? {}).join("") : sections[name] ?? "";
-      setFragment(this.parts[name], drawn);
-    }
+    showSections(this.parts, sections);
     this.waiting.hidden = Boolean(sections.progress);
+    this.showReason(this.quiet ? ENDED_EARLY : NOT_YET);
+  }
+
+  /** Why there are no drawings, and room for those that will come. */
+  showReason(text) {
+    this.blank.hidden = text !== NOT_YET;
+    setText(this.reason, text);
   }
 
   async loadFiles() {
@@ -225,9 +254,9 @@ class JobView {
     const known = JSON.stringify(files);
     if (this.listed === known) return;
     this.listed = known;
+    const fault = (error) => setText(this.refusal, error.message);
     this.files.replaceChildren(...files.map(({ name, bytes: size }) => h("li", {},
-      fileLink(`${this.path}/artifacts/${encodeURIComponent(name)}`, name, (error) => setText(this.refusal, error.message)),
-      h("small", {}, bytes(size)))));
+      fileLink(`${this.path}/artifacts/${encodeURIComponent(name)}`, name, fault), h("small", {}, bytes(size)))));
   }
 }
 
@@ -245,7 +274,8 @@ class TrialRow {
   /** With all of a trial, or with what an event tells of it. */
   update(change) {
     const before = this.trial.state;
-    const { state, evaluations, planned, distinct, best_reward: best, seconds, error } = Object.assign(this.trial, change);
+    Object.assign(this.trial, change);
+    const { state, evaluations, planned, distinct, best_reward: best, seconds, error } = this.trial;
     if (before !== state) this.state.replaceChildren(stateBadge(state));
     setText(this.done, state === "finished" || !planned ? `${evaluations}` : `${evaluations} of ${planned}`);
     setText(this.distinct, distinct === null || distinct === undefined ? NONE : `${distinct}`);

@@ -1,7 +1,9 @@
 // The list of jobs: filtered, sorted and cut by the server, so that a thousand are no more work than a hundred.
 
-import { repeat, request } from "./api.js";
-import { ACTIVE, NONE, age, budgetText, h, percent, reward, setAttribute, setText, stateBadge } from "./dom.js";
+import { quietly, repeat, request } from "./api.js";
+import {
+  ACTIVE, NONE, age, budgetText, counted, h, percent, reward, setAttribute, setText, stateBadge,
+} from "./dom.js";
 
 const PAGE = 100;
 const GROUPS = {
@@ -45,32 +47,36 @@ class List {
     const { filter } = this;
     this.search = h("input", {
       type: "search", id: "q", value: filter.q, placeholder: "Name or id", spellcheck: "false",
-      oninput: () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.choose({ q: this.search.value }), 200); },
+      oninput: () => this.type(),
     });
     this.counts = {};
     const groups = Object.keys(GROUPS).map((group) => {
       this.counts[group] = h("span", { class: "count" });
       const radio = h("input", {
-        type: "radio", name: "group", value: group, checked: filter.group === group, onchange: () => this.choose({ group }),
+        type: "radio", name: "group", value: group, checked: filter.group === group,
+        onchange: () => this.choose({ group }),
       });
       return h("label", { class: "chip" }, radio, h("span", {}, group, " ", this.counts[group]));
     });
     this.networks = h("select", { id: "network", onchange: () => this.choose({ network: this.networks.value }) });
-    this.sorting = h("select", { id: "sort", onchange: () => this.sortBy(this.sorting.value) },
-      COLUMNS.filter(([key]) => key).map(([key, title]) => h("option", { value: key, selected: key === filter.sort }, title)));
-    this.headings = COLUMNS.map(([key, title]) => h("th", { scope: "col", class: `col-${key ?? "done"}`, role: "columnheader" },
-      key ? h("button", { type: "button", onclick: () => this.sortBy(key) }, title) : title));
+    const sorts = COLUMNS.filter(([key]) => key).map(([key, title]) => h("option", { value: key }, title));
+    this.sorting = h("select", { id: "sort", onchange: () => this.sortBy(this.sorting.value) }, sorts);
+    this.headings = COLUMNS.map(([key, title]) => {
+      const sort = key ? h("button", { type: "button", onclick: () => this.sortBy(key) }, title) : title;
+      return h("th", { scope: "col", class: `col-${key ?? "done"}`, role: "columnheader" }, sort);
+    });
     this.body = h("tbody", { role: "rowgroup" });
-    this.compare = h("button", { type: "button", disabled: true, onclick: () => this.openComparison(), "aria-describedby": "marking" });
+    this.compare = h("button", { type: "button", "aria-describedby": "marking", onclick: () => this.openComparison() });
     this.total = h("p", { class: "facts", role: "status" });
-    this.more = h("button", { type: "button", hidden: true, onclick: () => { this.limit += PAGE; this.load(); } }, "Show more");
+    this.more = h("button", { type: "button", hidden: true, onclick: () => this.showMore() }, "Show more");
     this.table = h("div", { class: "scroll" }, h("table", { class: "jobs", role: "table" },
       h("caption", { class: "hidden" }, "Jobs; mark two to six to compare them"),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
         h("th", { class: "mark", role: "columnheader" }, h("span", { class: "hidden" }, "Compare")), this.headings)),
       this.body));
     this.empty = h("div", { class: "empty", hidden: true });
-    this.tools = h("form", { class: "tools", role: "search", "aria-label": "Jobs", onsubmit: (event) => event.preventDefault() },
+    const stay = (event) => event.preventDefault();
+    this.tools = h("form", { class: "tools", role: "search", "aria-label": "Jobs", onsubmit: stay },
       h("div", { class: "field" }, h("label", { for: "q" }, "Search"), this.search),
       h("fieldset", { class: "chips" }, h("legend", {}, "State"), groups),
       h("div", { class: "field" }, h("label", { for: "network" }, "Network"), this.networks),
@@ -93,7 +99,18 @@ class List {
       && !(key === "sort" && value === "created") && !(key === "order" && value === "desc")));
     history.replaceState(null, "", `#/${query.size ? `?${query}` : ""}`);
     this.showOrder();
-    this.load();
+    this.load().catch(quietly);
+  }
+
+  /** Searches when the typing has paused. */
+  type() {
+    clearTimeout(this.typing);
+    this.typing = setTimeout(() => this.choose({ q: this.search.value }), 200);
+  }
+
+  showMore() {
+    this.limit += PAGE;
+    this.load().catch(quietly);
   }
 
   sortBy(key) {
@@ -105,7 +122,8 @@ class List {
   showOrder() {
     const { sort, order } = this.filter;
     COLUMNS.forEach(([key], index) => {
-      setAttribute(this.headings[index], "aria-sort", key === sort ? { asc: "ascending", desc: "descending" }[order] : null);
+      const direction = { asc: "ascending", desc: "descending" }[order];
+      setAttribute(this.headings[index], "aria-sort", key === sort ? direction : null);
     });
     this.sorting.value = sort;
   }
@@ -125,7 +143,8 @@ class List {
   show({ jobs, total, networks, states }) {
     const all = Object.values(states).reduce((sum, count) => sum + count, 0);
     for (const [group, members] of Object.entries(GROUPS)) {
-      setText(this.counts[group], group === "all" ? `${all}` : `${members.reduce((sum, state) => sum + (states[state] ?? 0), 0)}`);
+      const count = members.reduce((sum, state) => sum + (states[state] ?? 0), 0);
+      setText(this.counts[group], `${group === "all" ? all : count}`);
     }
     this.showNetworks(networks);
     const shown = new Set(jobs.map(({ id }) => id));
@@ -139,14 +158,16 @@ class List {
       if (!this.rows.has(job.id)) this.rows.set(job.id, new Row(job, (marked) => this.mark(job.id, marked)));
       const row = this.rows.get(job.id);
       row.update(job);
-      if (this.body.children[index] !== row.element) this.body.insertBefore(row.element, this.body.children[index] ?? null);
+      const there = this.body.children[index] ?? null;
+      if (there !== row.element) this.body.insertBefore(row.element, there);
     });
     this.showChosen();
     this.table.hidden = jobs.length === 0;
     this.tools.hidden = all === 0;
     this.empty.hidden = jobs.length > 0;
     if (jobs.length === 0) this.showEmpty(all);
-    setText(this.total, jobs.length === 0 ? "" : jobs.length < total ? `${jobs.length} of ${total} jobs` : total === 1 ? "1 job" : `${total} jobs`);
+    const part = jobs.length < total ? `${jobs.length} of ` : "";
+    setText(this.total, jobs.length === 0 ? "" : part + counted(total, "job"));
     this.more.hidden = jobs.length >= total;
   }
 
@@ -168,7 +189,8 @@ class List {
       this.search.focus();
     };
     this.empty.replaceChildren(...(all
-      ? [h("h2", {}, "No job is like that"), h("p", { class: "buttons" }, h("button", { type: "button", onclick: clear }, "Show all jobs"))]
+      ? [h("h2", {}, "No job is like that"),
+        h("p", { class: "buttons" }, h("button", { type: "button", onclick: clear }, "Show all jobs"))]
       : [h("h2", {}, "No jobs yet"),
         h("p", {}, "A search takes a trained network and a budget, and finds how much to remove from each layer."),
         h("p", { class: "buttons" }, h("a", { class: "button primary", href: "#/new" }, "Set up a search")),
@@ -217,8 +239,8 @@ class Row {
     this.known = known;
     setText(this.budget, budgetText(budgets));
     const accuracy = best?.search_accuracy ?? null;
-    setText(this.best, !best ? NONE : accuracy === null ? `reward ${reward(best.reward)}` : percent(accuracy));
-    setText(this.by, best ? best.agent : "");
+    setText(this.best, !best ? NONE : accuracy === null ? reward(best.reward) : percent(accuracy));
+    setText(this.by, !best ? "" : accuracy === null ? `reward, ${best.agent}` : best.agent);
     const ended = state === "succeeded" || !planned;
     setText(this.done, evaluations.toLocaleString("en") + (ended ? "" : ` of ${planned.toLocaleString("en")}`));
     this.bar.classList.toggle("ended", ended);

@@ -1,14 +1,14 @@
 // A form that makes a spec; the server checks it while it is filled in, and faults stand at the fields they belong to.
 
-import { Refused, request, sleep } from "./api.js";
-import { costLabel, h, setAttribute, setText } from "./dom.js";
+import { Refused, quietly, request, sleep } from "./api.js";
+import { counted, h, setAttribute, setText } from "./dom.js";
 import { yaml } from "./yaml.js";
 
 const SUGGESTED = ["ddpg", "local_search", "random", "reconstruction", "uniform"];
 const BUDGETS = {
-  macs: "multiply-accumulates; one of them is two FLOPs",
-  size: "bytes of all parameters",
-  latency_ms: "milliseconds on the server's machine, or of the table",
+  macs: ["MACs", "multiply-accumulates; one of them is two FLOPs"],
+  size: ["Size", "bytes of all parameters"],
+  latency_ms: ["Latency", "milliseconds on the server's machine, or of the table"],
 };
 const RUNTIMES = ["onnxruntime", "torch", "torch.compile", "cuda"];
 
@@ -23,7 +23,7 @@ class Form {
     this.known = known;
     this.signal = signal;
     this.fields = new Map(); // by path in the spec: the element with its fault, and the control that gets the focus
-    this.key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    this.key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-");
     this.build();
   }
 
@@ -32,15 +32,21 @@ class Form {
     this.name = input({ value: "search", spellcheck: "false", autocomplete: "off" });
     this.model = select(models.map(({ name }) => name));
     this.data = select([]);
-    this.limits = Object.fromEntries(Object.keys(BUDGETS).map((cost) => [cost,
-      input({ value: cost === "macs" ? "50%" : "", placeholder: "no limit", spellcheck: "false", autocomplete: "off" })]));
+    const limit = { placeholder: "no limit", spellcheck: "false", autocomplete: "off" };
+    this.limits = { macs: input({ ...limit, value: "50%" }), size: input(limit), latency_ms: input(limit) };
     this.table = select([]);
     this.table.addEventListener("change", () => this.takeConditions());
     this.runtime = select(RUNTIMES);
-    [this.threads, this.batch] = [input({ inputmode: "numeric", value: "1" }), input({ inputmode: "numeric", value: "1" })];
-    this.agents = agents.map(({ kind, summary }) => {
-      const box = h("input", { type: "checkbox", value: kind, checked: SUGGESTED.includes(kind) });
-      return { kind, box, element: h("label", { class: "option" }, box, h("span", {}, h("b", {}, kind), h("small", {}, summary))) };
+    [this.threads, this.batch] = ["1", "1"].map((value) => input({ value, inputmode: "numeric" }));
+    const named = agents.filter(({ kind }) => kind !== "plan"); // that is a file of the user's
+    this.agents = named.map(({ kind, summary }) => {
+      const [name, hint] = [`a-${kind}`, `a-${kind}-hint`];
+      const box = h("input", {
+        type: "checkbox", value: kind, checked: SUGGESTED.includes(kind),
+        "aria-labelledby": name, "aria-describedby": hint,
+      });
+      return { kind, box, element: h("label", { class: "option" }, box,
+        h("span", {}, h("b", { id: name }, kind), h("small", { id: hint }, summary.replaceAll("`", "")))) };
     });
     this.seeds = input({ value: "0 1 2", spellcheck: "false" });
     this.evaluations = input({ value: "70", inputmode: "numeric" });
@@ -51,18 +57,25 @@ class Form {
     this.latency = h("div", { class: "row" },
       this.field("budget.table", "Table", this.table, "one that is here, or measured by the job first"),
       this.field("latency.runtime", "Runtime", this.runtime),
-      this.field("latency.threads", "Threads", this.threads), this.field("latency.batch", "Images at once", this.batch));
+      this.field("latency.threads", "Threads", this.threads),
+      this.field("latency.batch", "Images at once", this.batch, "64 for networks as small as digits"));
     this.preview = h("pre", { class: "spec", tabindex: "0", "aria-label": "The spec as it is built" });
     this.verdict = h("p", { class: "facts" });
     this.faults = h("div", { class: "error-line", role: "alert" });
-    this.button = h("button", { class: "primary" }, "Start the search");
-    const form = h("form", { novalidate: true, oninput: () => this.change(), onsubmit: (event) => { event.preventDefault(); this.submit(); } },
+    this.button = h("button", { class: "primary", form: "search" }, "Start the search");
+    const send = (event) => {
+      event.preventDefault();
+      this.submit();
+    };
+    const limits = Object.entries(BUDGETS).map(([cost, [label, hint]]) =>
+      this.field(`budget.${cost}`, label, this.limits[cost], hint));
+    const form = h("form", { id: "search", novalidate: true, oninput: () => this.change(), onsubmit: send },
       group("What is pruned", h("div", { class: "row" },
         this.field("name", "Name of the job", this.name, "letters, digits, dot, dash and underscore"),
         this.field("network", "Network", this.model), this.field("data", "Images", this.data))),
-      this.fieldset("budget", "Budget", "Upper limits: a share of the dense network's such as 50%, or a number. Several may hold at once.",
-        h("div", { class: "row" }, Object.entries(this.limits).map(([cost, control]) =>
-          this.field(`budget.${cost}`, costLabel(cost)[0].toUpperCase() + costLabel(cost).slice(1), control, BUDGETS[cost]))), this.latency),
+      this.fieldset("budget", "Budget",
+        "Upper limits: a share of the dense network's such as 50%, or a number. Several may hold at once.",
+        h("div", { class: "row" }, limits), this.latency),
       this.fieldset("agents", "Agents", "Each runs once for each seed; what needs no seed runs once.",
         h("div", { class: "options" }, this.agents.map(({ element }) => element))),
       group("Effort", h("div", { class: "row" },
@@ -71,12 +84,14 @@ class Form {
       h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "More")), h("div", { class: "row" },
         this.field("pruning.round_to", "Channels in multiples of", this.roundTo),
         this.field("pruning.max_ratio", "Most that a layer loses", this.maxRatio, "a fraction"),
-        this.field("evaluation.fidelity", "Fidelity", this.fidelity), this.field("evaluation.objective", "Objective", this.objective)))),
-      h("div", { class: "submit" }, this.faults, h("p", { class: "buttons" }, this.button)));
+        this.field("evaluation.fidelity", "Fidelity", this.fidelity),
+        this.field("evaluation.objective", "Objective", this.objective)))));
     this.element = h("div", { class: "submit-page" },
       h("header", { class: "head" }, h("h1", {}, "New search")), form,
       h("aside", { "aria-label": "Spec" }, h("section", {}, h("h2", {}, "The spec"), this.verdict, this.preview,
-        h("p", { class: "caption" }, "The same as a file runs with ", h("code", {}, "amc run"), " or ", h("code", {}, "amc submit"), "."))));
+        this.faults, h("p", { class: "buttons" }, this.button),
+        h("p", { class: "caption" },
+          "The same as a file runs with ", h("code", {}, "amc run"), " or ", h("code", {}, "amc submit"), "."))));
     this.showChoices();
   }
 
@@ -117,9 +132,8 @@ class Form {
   /** A table says under which conditions it was measured. */
   takeConditions() {
     const table = this.known.tables.find(({ name }) => name === this.table.value);
-    for (const [control, value] of table ? [[this.runtime, table.runtime], [this.threads, table.threads], [this.batch, table.batch]] : []) {
-      control.value = value;
-    }
+    if (!table) return;
+    [this.runtime.value, this.threads.value, this.batch.value] = [table.runtime, table.threads, table.batch];
   }
 
   get spec() {
@@ -127,6 +141,9 @@ class Form {
       .filter(([, limit]) => limit).map(([cost, limit]) => [cost, numberOr(limit)]));
     const latency = "latency_ms" in budget;
     if (latency && this.table.value) budget.table = this.table.value;
+    const conditions = {
+      runtime: this.runtime.value, threads: numberOr(this.threads.value), batch: numberOr(this.batch.value),
+    };
     const model = this.chosenModel;
     return given({
       version: 1,
@@ -134,7 +151,7 @@ class Form {
       network: model?.spec,
       data: this.known.data.find(({ name }) => name === this.data.value)?.spec,
       budget,
-      latency: latency ? { runtime: this.runtime.value, threads: numberOr(this.threads.value), batch: numberOr(this.batch.value) } : undefined,
+      latency: given(latency ? conditions : {}),
       pruning: given({ round_to: numberOr(this.roundTo.value), max_ratio: numberOr(this.maxRatio.value) }),
       evaluation: given({ fidelity: this.fidelity.value, objective: this.objective.value }),
       agents: this.agents.filter(({ box }) => box.checked).map(({ kind }) => ({ kind })),
@@ -150,7 +167,7 @@ class Form {
     this.waiting = new AbortController();
     const { signal } = this.waiting;
     await sleep(250, signal);
-    if (!signal.aborted && !this.signal.aborted) await this.check().catch(() => {});
+    if (!signal.aborted && !this.signal.aborted) await this.check().catch(quietly);
   }
 
   /** Has the server check the spec; whether it is valid. */
@@ -158,23 +175,28 @@ class Form {
     const { spec } = this;
     setText(this.preview, yaml(spec));
     const asked = (this.asked = Symbol("question"));
-    const { valid, errors, trials } = await request("/api/specs/check", { method: "POST", json: spec, signal: this.signal });
+    const sent = { method: "POST", json: spec, signal: this.signal };
+    const { valid, errors, trials } = await request("/api/specs/check", sent);
     if (asked !== this.asked) return false;
     this.showFaults(errors ?? []);
     const count = trials?.length ?? 0;
-    const most = (count * spec.evaluations).toLocaleString("en");
-    setText(this.verdict, valid ? `Valid: ${count === 1 ? "1 trial" : `${count} trials`}, at most ${most} evaluations.` : "Not valid yet.");
+    const most = counted(count * spec.evaluations, "evaluation");
+    setText(this.verdict, valid ? `Valid: ${counted(count, "trial")}, at most ${most}.` : "Not valid yet.");
     return valid;
   }
 
-  /** Puts each fault at its field, or at the nearest one above it; what has none stands beside the button. */
+  /**
+   * Puts each fault at its field, or at the nearest one above it; what has none stands beside the button.
+   * Faults of the whole spec begin with the key that they are about.
+   */
   showFaults(errors) {
     const faults = new Map([...this.fields.keys()].map((path) => [path, []]));
     const rest = [];
     for (const { path, message } of errors) {
-      const parts = path.split(".");
+      const [, named, said] = path ? [null, path, message] : /^([a-z_.]+): (.*)$/.exec(message) ?? [null, "", message];
+      const parts = named.split(".");
       while (parts.length && !faults.has(parts.join("."))) parts.pop();
-      if (parts.length) faults.get(parts.join(".")).push(message);
+      if (parts.length) faults.get(parts.join(".")).push(said);
       else rest.push(path ? `${path}: ${message}` : message);
     }
     for (const [path, messages] of faults) {
@@ -194,7 +216,8 @@ class Form {
       const job = await request("/api/jobs", { method: "POST", json: this.spec, headers, signal: this.signal });
       location.hash = `#/jobs/${encodeURIComponent(job.id)}`;
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      quietly(error);
+      if (!(error instanceof Refused)) return;
       this.showFaults(error.errors.length ? error.errors : [{ path: "", message: error.message }]);
       this.focusFault();
     } finally {
