@@ -26,7 +26,7 @@ from _toy_service import Server, wait_until
 SPEC: dict[str, Any] = {
     "version": 1,
     "name": "toy",
-    "network": {"kind": "toy", "decisions": 4, "seconds_per_evaluation": 0.1},
+    "network": {"kind": "toy", "decisions": 4, "seconds_per_evaluation": 0.05},
     "budget": {"macs": "50%"},
     "agents": [{"kind": "random"}, {"kind": "uniform"}],
     "seeds": [0, 1, 2],
@@ -50,7 +50,7 @@ def main() -> None:
             for kill in range(options.kills):
                 if sum(job["state"] != "succeeded" for job in server.jobs.list_jobs((), 1000)) < 2:
                     jobs.append(server.submit(spec))
-                time.sleep(moments.uniform(0.0, 8.0))
+                time.sleep(moments.uniform(0.0, 15.0))
                 server.kill_all()
                 faults += damage(server.data, finished)
                 click.echo(f"kill {kill + 1}: {len(jobs)} jobs, {len(finished)} finished trials, {len(faults)} faults")

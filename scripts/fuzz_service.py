@@ -73,13 +73,11 @@ def fuzz(service: Service, requests: int, randomness: int) -> tuple[collections.
     described = schemathesis.openapi.from_asgi("/api/openapi.json", app, headers=HOST)
     operations = [found.ok() for found in described.get_all_operations()]
     answers, faults = collections.Counter[int](), list[str]()
-    known = [service.submit(SPEC, None)[0].id for _ in range(3)]
 
-    for operation in sorted(operations, key=lambda operation: str(operation.method) == "delete"):
-
+    def send_many(operation: Any, known: list[str], count: int) -> None:
         @seed(randomness)
         @settings(
-            max_examples=-(-requests // len(operations)), deadline=None, database=None, phases=[Phase.generate],
+            max_examples=count, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(), data=st.data())
@@ -95,6 +93,13 @@ def fuzz(service: Service, requests: int, randomness: int) -> tuple[collections.
                 faults.append(f"{case.operation.label} -> {response.status_code}: {failure}")
 
         send()
+
+    while sum(answers.values()) < requests:  # some operations have little to vary
+        known = [service.submit(SPEC, None)[0].id for _ in range(3)]
+        left = -(-(requests - sum(answers.values())) // len(operations))
+        for operation in sorted(operations, key=lambda operation: str(operation.method) == "delete"):
+            send_many(operation, known, left)
+        randomness += 1
     return answers, faults
 
 

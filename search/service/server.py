@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 
 import uvicorn
 
@@ -29,6 +30,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         )
     if settings.token is not None and len(settings.token) < 16:
         raise ServeError("--token: expected at least 16 characters, such as those of: openssl rand -hex 16")
+    os.environ.pop("AMC_TOKEN", None)  # what the server starts, the code of users among it, needs no secret
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (settings.data / "server.lock").open("ab") as lock:

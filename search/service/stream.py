@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 
-from search.service.events import ENDED, read_events
+from search.service.events import ENDED, last_event, read_events
 from search.service.folder import JobFolder
 
 _LOOK_S, _SIGN_OF_LIFE_S = 0.25, 10.0
@@ -42,8 +42,8 @@ async def _is_over(job: JobFolder) -> bool:
 
 
 def _ended(job: JobFolder) -> bool:
-    events, _ = read_events(job.events)
-    return (not events or events[-1]["job"] in ENDED) and job.state() in ENDED
+    last = last_event(job.events)
+    return (last is None or last["job"] in ENDED) and job.state() in ENDED
 
 
 def _size(job: JobFolder) -> int:

@@ -42,6 +42,7 @@ class Supervisor:
         self.store, self.index, self.max_running, self._driver = store, index, max_running, driver
         self._each_round = each_round
         self._drivers: list[subprocess.Popen[bytes]] = []
+        self._warned: dict[str, str] = {}
         self._stop = threading.Event()
         self._resume_interrupted = False
         self.ready = threading.Event()
@@ -120,7 +121,10 @@ class Supervisor:
             self.refresh(job)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, sqlite3.Error) as error:
             # one bad folder hides no other, and the index waits for room on a full disk
-            logger.warning("%s cannot be listed: %s: %s", job.path, type(error).__name__, error)
+            said = f"{job.path} cannot be listed: {type(error).__name__}: {error}"
+            if self._warned.get(job.id) != said:
+                logger.warning(said)
+                self._warned[job.id] = said
 
     def _start_driver(self, job: JobFolder) -> None:
         with job.lock.open("ab") as lock:
@@ -151,8 +155,9 @@ class Supervisor:
         except Exception:  # as below
             logger.exception("the folders could not all be looked through")
         self.ready.set()
-        scanned = time.monotonic()
-        while not self._stop.wait(_TICK_S):
+        scanned, pause = time.monotonic(), _TICK_S
+        while not self._stop.wait(pause):
+            pause = _TICK_S
             try:
                 if time.monotonic() - scanned > _FULL_SCAN_S:
                     self.scan()
@@ -160,6 +165,7 @@ class Supervisor:
                 self.tick()
             except Exception:  # the service goes on whatever one round meets, a full disk among it
                 logger.exception("a round of the supervisor failed")
+                pause = _PATIENCE_S
 
 
 def counts(index: Index) -> tuple[int, int]:

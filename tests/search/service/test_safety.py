@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from starlette.testclient import TestClient
 
 from search.service.admission import read_spec
@@ -92,8 +94,26 @@ def test_a_short_token_is_refused(tmp_path: Path) -> None:
         serve(Settings(tmp_path, token="short"), "127.0.0.1", 8710)
 
 
-def test_the_token_is_in_no_repr() -> None:
-    assert TOKEN not in repr(Settings(Path("data"), token=TOKEN))
+def test_the_token_is_in_no_log_and_in_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def run(app: Any, **options: Any) -> None:
+        with TestClient(app) as served:
+            served.get("/api/jobs", headers={"Authorization": f"Bearer {TOKEN}"})
+            served.get(f"/api/jobs?token={TOKEN}")
+        seen.update(options, environment=dict(os.environ))
+
+    monkeypatch.setenv("AMC_TOKEN", TOKEN)
+    monkeypatch.setattr(uvicorn, "run", run)
+    settings = Settings(tmp_path, token=TOKEN, max_running=0)
+    serve(settings, "0.0.0.0", 8710)
+    told = capfd.readouterr()
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert TOKEN not in f"{told.out}{told.err}{seen['environment']}{settings!r}"
+    assert TOKEN.encode() not in files
+    assert seen["access_log"] is False
 
 
 # from where
