@@ -27,10 +27,12 @@ async function show(first = false) {
     if (link.dataset.page === page) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  const main = document.getElementById("main");
+  main.setAttribute("aria-busy", "true");
   const parts = pattern ? pattern.exec(path || "/").slice(1).map(decodeURIComponent) : [];
   const content = await view({ parts, query: new URLSearchParams(query) }, signal).catch(failure);
   if (signal.aborted) return;
-  const main = document.getElementById("main");
+  main.setAttribute("aria-busy", "false");
   main.dataset.page = page;
   main.replaceChildren(content);
   const title = main.querySelector("h1");

@@ -1,6 +1,6 @@
 // One job: what it is doing, its curves while it runs, its trials, its log, and what can be done with it.
 
-import { Refused, fileLink, follow, quietly, repeat, request } from "./api.js";
+import { Refused, fileLink, follow, quietly, repeat, request, sleep } from "./api.js";
 import {
   ACTIVE, NONE, age, budgetText, bytes, counted, duration, h, places, reward, say, setAttribute, setText, showSections,
   stateBadge,
@@ -9,6 +9,8 @@ import { yaml } from "./yaml.js";
 
 const SECTIONS = ["standing", "progress", "comparison", "intervals", "ratios", "cost", "layers"];
 const REDRAW = 2500; // ms between two drawings of a running job
+const SOON = 500; // ms that the page waits for the first drawings
+const DRAWING = "The curves are being drawn.";
 const NOT_YET = "The curves begin with the first evaluation. Until then, state and log tell what the job is doing.";
 const ENDED_EARLY = "This job ended before its first evaluation.";
 const ACTIONS = { cancel: "Cancel", resume: "Resume", delete: "Delete" };
@@ -46,8 +48,7 @@ class JobView {
     this.reason = h("p", { class: "caption" });
     this.blank = h("div", { class: "blank" });
     this.waiting = h("section", { class: "first" }, h("h2", {}, "Best reward against evaluations"),
-      this.reason,
-      this.blank);
+      this.reason, this.blank);
     this.rows = h("tbody");
     const headings = ["Trial", "State", "Evaluations", "Distinct", "Best reward", "Time"];
     const head = headings.map((heading, index) => h("th", { scope: "col", class: index < 2 ? "text" : null }, heading));
@@ -76,14 +77,16 @@ class JobView {
       h("div", { class: "files-and-spec" }, this.downloads, spec));
   }
 
-  /** All there is; state and log are shown whatever becomes of the rest. */
+  /** All there is. State, trials and log are shown even if they cannot be drawn, or not soon. */
   async load() {
-    this.show(await request(this.path, { signal: this.signal }));
-    await Promise.all(this.loadParts().map((part) => part.catch(quietly)));
+    await this.loadJob();
+    this.showReason(this.job.progress.evaluations ? DRAWING : NOT_YET, true);
+    const [view, ...rest] = this.loadParts().map((part) => part.catch(quietly));
+    await Promise.all([...rest, Promise.race([view, sleep(SOON, this.signal)])]);
   }
 
   loadParts() {
-    return [this.loadTrials(), this.loadLog(), this.loadView(), this.loadFiles()];
+    return [this.loadView(), this.loadTrials(), this.loadLog(), this.loadFiles()];
   }
 
   async loadJob() {
@@ -234,19 +237,19 @@ class JobView {
 
   async loadView() {
     const { version, sections } = await request(`${this.path}/view`, { signal: this.signal }).catch((error) => {
-      if (error instanceof Refused) this.showReason(error.message);
+      if (error instanceof Refused) this.showReason(error.message, false);
       throw error;
     });
     if (version === this.version) return;
     this.version = version;
     showSections(this.parts, sections);
     this.waiting.hidden = Boolean(sections.progress);
-    this.showReason(this.quiet ? ENDED_EARLY : NOT_YET);
+    this.showReason(this.quiet ? ENDED_EARLY : NOT_YET, !this.quiet);
   }
 
-  /** Why there are no drawings, and room for those that will come. */
-  showReason(text) {
-    this.blank.hidden = text !== NOT_YET;
+  /** Why there are no drawings, perhaps with room for those that will come. */
+  showReason(text, room) {
+    this.blank.hidden = !room;
     setText(this.reason, text);
   }
 

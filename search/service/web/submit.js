@@ -14,7 +14,7 @@ const RUNTIMES = ["onnxruntime", "torch", "torch.compile", "cuda"];
 
 export async function submitView(_, signal) {
   const form = new Form(await request("/api/models", { signal }), signal);
-  await form.check();
+  form.check().catch(quietly);
   return form.element;
 }
 
@@ -60,7 +60,7 @@ class Form {
       this.field("latency.threads", "Threads", this.threads),
       this.field("latency.batch", "Images at once", this.batch, "64 for networks as small as digits"));
     this.preview = h("pre", { class: "spec", tabindex: "0", "aria-label": "The spec as it is built" });
-    this.verdict = h("p", { class: "facts" });
+    this.verdict = h("p", { class: "facts" }, "Not checked yet.");
     this.faults = h("div", { class: "error-line", role: "alert" });
     this.button = h("button", { class: "primary", form: "search" }, "Start the search");
     const send = (event) => {
