@@ -80,7 +80,8 @@ class JobView {
   /** All there is. State, trials and log are shown even if they cannot be drawn, or not soon. */
   async load() {
     await this.loadJob();
-    this.showReason(this.job.progress.evaluations ? DRAWING : NOT_YET, true);
+    if (this.job.progress.evaluations) this.showReason(DRAWING, true);
+    else this.showNotBegun();
     const [view, ...rest] = this.loadParts().map((part) => part.catch(quietly));
     await Promise.all([...rest, Promise.race([view, sleep(SOON, this.signal)])]);
   }
@@ -244,6 +245,10 @@ class JobView {
     this.version = version;
     showSections(this.parts, sections);
     this.waiting.hidden = Boolean(sections.progress);
+    this.showNotBegun();
+  }
+
+  showNotBegun() {
     this.showReason(this.quiet ? ENDED_EARLY : NOT_YET, !this.quiet);
   }
 
