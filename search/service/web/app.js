@@ -29,8 +29,9 @@ async function show(first = false) {
   }
   const main = document.getElementById("main");
   main.setAttribute("aria-busy", "true");
-  const parts = pattern ? pattern.exec(path || "/").slice(1).map(decodeURIComponent) : [];
-  const content = await view({ parts, query: new URLSearchParams(query) }, signal).catch(failure);
+  const named = pattern?.exec(path || "/").slice(1) ?? [];
+  const open = async () => view({ parts: named.map(decodeURIComponent), query: new URLSearchParams(query) }, signal);
+  const content = await open().catch(failure);
   if (signal.aborted) return;
   main.setAttribute("aria-busy", "false");
   main.dataset.page = page;
@@ -49,6 +50,7 @@ async function nowhere() {
 
 function failure(error) {
   if (error instanceof Refused) return message("The server refused this", error.message);
+  if (error instanceof URIError) return nowhere();
   if (error.name === "AbortError") return "";
   if (error instanceof Away) {
     return message("The server does not answer", "Start it with `amc serve`, or look at its log.", true);

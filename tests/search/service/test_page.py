@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ class Site:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(self._command, env=environment, stdout=subprocess.DEVNULL)
         while self._process.poll() is None and not self._answers():
-            pass
+            time.sleep(0.1)
         assert self._process.poll() is None, "the server did not start"
 
     def _answers(self) -> bool:
@@ -249,6 +250,9 @@ def test_the_list_is_filtered_sorted_and_left_by_keyboard(page: Page, site: Site
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("slow")
     expect(page.locator("h1")).to_be_focused()
+    page.goto(f"{site.url}/#/jobs/%zz")
+    expect(page.locator("h1")).to_have_text("There is no such page")
+    page.go_back()
     page.go_back()
     expect(names).to_have_text([HOSTILE, "slow", "smaller", "toy", "toy"])
 
