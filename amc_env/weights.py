@@ -28,7 +28,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         FileNotFoundError: no such file.
         ValueError: not a state_dict, or one of another network.
     """
-    state = _read(path)
+    state = read_state(path)
     if getattr(network, "aux_logits", None) is False:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY_HEADS)}
     own = network.state_dict()
@@ -74,7 +74,13 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state_dict.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is none, or holds anything beside tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {path}")
     damaged = f"weights: {path} is damaged or not a file of torch.save; save a state_dict: {_SAVE}"

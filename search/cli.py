@@ -17,6 +17,22 @@ import click
 from search.cli_errors import FAILED, INTERRUPTED, USAGE, clear_errors, fail
 from search.cli_lut import lut
 from search.cli_sensitivity import sensitivity
+from search.cli_service import (
+    cancel,
+    client_options,
+    compare_on_server,
+    connect,
+    export_from_server,
+    job_folder,
+    logs,
+    ls,
+    queue_again,
+    rm,
+    serve,
+    show_job,
+    submit,
+    wait,
+)
 
 if TYPE_CHECKING:
     from search.progress import OnJobProgress, SetUpProgress, TrialProgress
@@ -57,23 +73,36 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @main.command()
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.argument("job", metavar="DIR|JOB")
 @_address
-def resume(folder: Path, address: str | None) -> None:
-    """Go on with a job that was interrupted, or in which trials failed."""
+@client_options
+def resume(job: str, address: str | None, data: Path, server: str | None, token: str | None) -> None:
+    """Go on with a job that was interrupted, or in which trials failed; one named by its id is queued again."""
     with clear_errors():
         from search.job import job_spec, resume_job
 
+        if server is not None or not Path(job).is_dir():
+            queue_again(connect(data, server, token), job)
+            return
+        folder = Path(job)
         with _job(folder, job_spec(folder)) as on_progress:
             results = resume_job(folder, address, on_progress)
         _conclude(results, folder)
 
 
 @main.command()
-@click.argument("folder", metavar="DIR", type=_FOLDER)
-def show(folder: Path) -> None:
+@click.argument("job", metavar="DIR|JOB")
+@client_options
+def show(job: str, data: Path, server: str | None, token: str | None) -> None:
     """Show how far a job is, or its results. Changes nothing."""
     with clear_errors():
+        if server is not None:
+            show_job(connect(data, server, token), job)
+            return
+        folder = job_folder(job, data)
+        if folder != Path(job) and not (folder / "results.json").is_file():
+            show_job(connect(data, server, token), job)
+            return
         from search.job import is_running, load_results
 
         results = load_results(folder)
@@ -92,30 +121,41 @@ def show(folder: Path) -> None:
 
 
 @main.command()
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FOLDER)
+@click.argument("jobs", metavar="DIR|JOB...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table", show_default=True)
-def compare(folders: tuple[Path, ...], form: str) -> None:
+@client_options
+def compare(jobs: tuple[str, ...], form: str, data: Path, server: str | None, token: str | None) -> None:
     """Compare the agents of one or several jobs; of the same problem also with each other."""
     with clear_errors():
+        if server is not None:
+            compare_on_server(connect(data, server, token), jobs)
+            return
         from search.job import load_results
 
-        _echo_comparison([load_results(folder) for folder in folders], form)
+        _echo_comparison([load_results(job_folder(job, data)) for job in jobs], form)
 
 
 @main.command()
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.argument("job", metavar="DIR|JOB")
 @click.option("--out", type=_FOLDER, required=True, help="A new folder for policy, plan, weights, ONNX and run card.")
 @click.option("--agent", help="Of this agent; by default the best of all.")
 @click.option("--seed", type=int, help="Of this seed; by default the best of all.")
 @click.option("--step", type=int, help="A network of the agent's series instead, by its number in `amc show`.")
-def export(folder: Path, out: Path, agent: str | None, seed: int | None, step: int | None) -> None:
+@client_options
+def export(
+    job: str, out: Path, agent: str | None, seed: int | None, step: int | None,
+    data: Path, server: str | None, token: str | None,
+) -> None:  # fmt: skip
     """Write the best policy of a job and its pruned network."""
     with clear_errors():
+        if server is not None:
+            export_from_server(connect(data, server, token), job, out, {"agent": agent, "seed": seed, "step": step})
+            return
         from search.chosen import ChoiceError
         from search.export import ExportError, export_job
 
         try:
-            chosen = export_job(folder, out, agent, seed, step)
+            chosen = export_job(job_folder(job, data), out, agent, seed, step)
         except (ChoiceError, ExportError) as error:
             fail(error, FAILED)
         if not chosen.feasible:
@@ -146,8 +186,8 @@ def measure(folder: Path, sparse: bool, agent: str | None, seed: int | None, thr
         click.echo(f"report: {folder / 'report.html'}")
 
 
-main.add_command(lut)
-main.add_command(sensitivity)
+for command in (lut, sensitivity, serve, submit, ls, logs, wait, cancel, rm):
+    main.add_command(command)
 
 
 @main.group()

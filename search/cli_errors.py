@@ -19,7 +19,7 @@ def clear_errors() -> Iterator[None]:
     """Errors that a user can mend are one message and an exit code, without a traceback."""
     try:
         yield
-    except UserError as error:
+    except (UserError, ConnectionError) as error:
         fail(error, USAGE)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)

@@ -47,7 +47,7 @@ from search.latency_job import (
     put_aside,
     time_policies,
 )
-from search.locking import acquire
+from search.locking import acquire, held
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
 from search.measure import MeasureOptions, measure_winner
 from search.progress import CalibrationProgress, LatencyProgress, OnJobProgress, SetUpProgress, TrialProgress
@@ -114,12 +114,18 @@ def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJo
 
 def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
     """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
-    spec = job_spec(folder)
+    job_spec(folder)
     with _locked(folder):
-        done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
-        if done and not _pending(spec, folder) and (folder / "report.html").exists():
-            raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
-        return _run(_prepare(spec, address, on_progress), folder.resolve(), on_progress)
+        return continue_job(folder, address, on_progress)
+
+
+def continue_job(folder: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
+    """Run what is left of a job, for a process that has locked `folder/lock` already: all of it, if it is new."""
+    spec = job_spec(folder)
+    done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
+    if done and not _pending(spec, folder) and (folder / "report.html").exists():
+        raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
+    return _run(_prepare(spec, address, on_progress), folder.resolve(), on_progress)
 
 
 def job_spec(folder: Path) -> Spec:
@@ -153,11 +159,7 @@ def load_results(folder: Path) -> Results:
 
 def is_running(folder: Path) -> bool:
     """Whether a process is running the job."""
-    try:
-        with (folder / "lock").open("rb") as file:
-            return not acquire(file, 0.0)
-    except FileNotFoundError:
-        return False
+    return held(folder / "lock")
 
 
 def _prepare(spec: Spec, address: str | None, on_progress: OnJobProgress) -> _Job:

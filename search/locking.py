@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+from pathlib import Path
 from typing import IO
 
 
@@ -19,3 +20,15 @@ def acquire(file: IO[bytes], patience_s: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+def held(path: Path) -> bool:
+    """Whether another process has locked the file. Those who ask do so by a shared lock, and do not see each other."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

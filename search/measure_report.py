@@ -9,6 +9,7 @@ from hw.sparse.choice import DENSE as LEFT_DENSE
 from hw.sparse.peers import CSR, DENSE, INT8, best_of
 from search.figures import NONE, human, percent
 from search.measure import KERNELS, SPARSE
+from search.page_parts import both, escape, prose, row, section, table
 from search.results import MeasuredLayerRecord, MeasuredRecord, Results, TimingRecord
 from search.svg import Frame, Scale, colour, drawing, line, marker, rectangle, text, x_axis
 from search.tables import aligned
@@ -115,6 +116,34 @@ def _predicted(results: Results, record: MeasuredRecord) -> float | None:
         if trial.best is not None and (trial.agent, trial.seed) == (record.agent, record.seed):
             return trial.best.costs.get("sparse_latency_ms")
     return None
+
+
+def measured_sections(results: Results) -> str:
+    """For the report: the whole network, and where sparsity pays in its layers; empty if nothing was measured."""
+    record = results.measured
+    if record is None:
+        return ""
+    headings, cells = whole_table(record)
+    rows = [row(headings, [*map(escape, cell)], "dense" if cell[0] == "dense" else "") for cell in cells]
+    verdict = "".join(f'<p class="caption">{prose(said)}</p>' for said in measured_verdict(results, record))
+    whole = section(
+        "The winner on this processor",
+        f"{conditions(record)}. Latency is the 10th percentile of runs that were interleaved with all others here. "
+        "8 bits are dynamic quantisation: of activations in each run.",
+        table(headings, rows) + verdict,
+    )
+    if not record.layers:
+        return whole
+    headings, cells = layer_table(record)
+    rows = [row(headings, [*map(escape, cell)]) for cell in cells]
+    return whole + section(
+        "Where sparsity pays",
+        "Each layer by itself, on the input that it gets. The bar ends at the density below which the fastest sparse "
+        "kernel beats the best dense float32 of torch and onnxruntime, measured with random patterns; the marker is "
+        "where the layer is: a circle where sparsity pays, a square where it does not.",
+        both(lambda width: density_plot(record, width=width))
+        + f"<details><summary>All {len(rows)} layers</summary>{table(headings, rows)}</details>",
+    )
 
 
 def density_plot(record: MeasuredRecord, *, width: int = 960) -> str:

@@ -1,19 +1,15 @@
-"""The three plots of a report as SVG: progress of the agents, ratios per layer, accuracy (or error) against cost.
+"""Two plots of a report as SVG: ratios per layer, and accuracy (or error) against cost.
 
 Pure functions of `Results`. Colours come from `theme.CSS`, which the page holds once.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 from xml.sax.saxutils import escape
 
-from search.figures import cost_label, duration, error_text, human, objective_label, percent
+from search.figures import cost_label, error_text, human, objective_label, percent
 from search.results import DenseRecord, HistoryPoint, PolicyRecord, Results, SeriesRecord
 from search.svg import (
     Frame,
@@ -22,7 +18,9 @@ from search.svg import (
     colour,
     dots,
     drawing,
+    empty,
     line,
+    listed,
     marker,
     number,
     padded,
@@ -37,110 +35,27 @@ from search.svg import (
 )
 from search.tables import agents_of, finished_trials, objective_of, unit_of, units_of, winner
 
-#: of the curves of the agents: all evaluations, those of widths that a trial had not met before, time
-Over = Literal["evaluations", "distinct evaluations", "time"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Best reward so far, over the seeds of one agent; -inf while nothing feasible is found.
-
-    Attributes:
-        at: after how many evaluations, or seconds of a trial, ascending.
-        middle, low, high: median and range of the seeds there.
-    """
-
-    at: tuple[float, ...]
-    middle: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-def progress_of(results: Results, agent: str, over: Over = "evaluations") -> Progress | None:
-    """Median and range over the finished trials, once each has begun; one that ended early keeps its last value."""
-    curves = [
-        (
-            [*_positions(points, over)],
-            [-math.inf if point.best_reward is None else point.best_reward for point in points],
-        )
-        for trial in finished_trials(results, agent)
-        if (points := _first_met(trial.history) if over == "distinct evaluations" else trial.history)
-    ]
-    if not curves:
-        return None
-    begun = max(positions[0] for positions, _ in curves)
-    at = sorted({position for positions, _ in curves for position in positions if position >= begun})
-    columns = [[_value_at(position, *curve) for curve in curves] for position in at]
-    middle = (-math.inf if -math.inf in _middles(column) else statistics.median(column) for column in columns)
-    return Progress(tuple(at), tuple(middle), tuple(map(min, columns)), tuple(map(max, columns)))
-
-
-def _positions(points: Sequence[HistoryPoint], over: Over) -> Iterable[float]:
-    if over == "time":
-        return (point.seconds or 0.0 for point in points)
-    return range(1, len(points) + 1)
-
-
-def _value_at(position: float, positions: Sequence[float], values: Sequence[float]) -> float:
-    return values[bisect.bisect_right(positions, position) - 1]
-
-
-def progress_plot(results: Results, *, width: int = 960, height: int = 380, over: Over = "evaluations") -> str:
-    """Best reward against evaluations or time: the median over the seeds with a band min..max, a colour for each agent.
-
-    An agent of one evaluation is a dashed line; one that ended before the others has its marker where it did. The axis
-    starts at the lowest median that an agent has after a tenth of its evaluations; what is worse lies on the lower
-    edge.
-    """
-    progress = {agent: progress_of(results, agent, over) for agent in agents_of(results)}
-    shown = {agent: curve for agent, curve in progress.items() if curve and max(curve.high) > -math.inf}
-    label = f"Best reward against {over} of {_listed(shown)}"
-    if not shown:
-        return _empty(width, label, "no finished trial found a feasible policy")
-    frame = Frame(width, height, left=70)
-    longest = max(curve.at[-1] for curve in shown.values())
-    alone = over != "time" and longest == 1
-    unit, axis = _time_unit(longest) if over == "time" else (1.0, str(over))
-    starts = [_after_a_tenth(curve.middle) for curve in shown.values()]
-    low, high = padded([*filter(math.isfinite, starts), *(curve.high[-1] for curve in shown.values())], least=1e-4)
-    x, y = frame.x(0.5 if alone else 0, longest + (0.5 if alone else 0)), frame.y(low, high)
-    y_values, y_step = ticks(low, high, height // 45), tick_step(low, high, height // 45)
-    x_values = [1.0] if alone else ticks(0 if over == "time" else 1, longest / unit, width // 85)
-    if over != "time":
-        x_values = [value for value in x_values if value == int(value)]
-    parts = y_axis(frame, y, y_values, [number(value, y_step) for value in y_values], "best reward")
-    parts += x_axis(frame, x, [value * unit for value in x_values], [f"{value:,.4g}" for value in x_values], axis)
-    agents = list(progress)
-    for agent, curve in shown.items():
-        parts += _curve(frame, x, y, curve, agents.index(agent), agent, over)
-    return drawing(width, height, label, parts)
-
-
-def _time_unit(seconds: float) -> tuple[float, str]:
-    """The unit in which so much time is told, in seconds, and the name of the axis."""
-    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
-        if seconds > 2 * unit:
-            return unit, f"{name} of a trial"
-    return 1.0, "seconds of a trial"
-
 
 def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
-    """The ratios of each agent's winner, one panel of bars for each agent, decisions in forward order."""
-    winners = _winners(results)
-    label = f"Ratio removed of each decision, best policies of {_listed(winners)}"
+    """The ratios of each agent's winner, one panel of bars for each agent, decisions in forward order.
+
+    Of an agent without a finished trial it is the best policy so far, and the panel says so.
+    """
+    policies = _best_widths(results)
+    label = f"Ratio removed of each decision, best policies of {listed(policies)}"
     names = [_shortened(decision.name) for decision in results.decisions]
-    if not winners:
-        return _empty(width, label, "no finished trial found a feasible policy")
+    if not policies:
+        return empty(width, label, "no feasible policy has been found")
     bottom = 16 + 5.7 * max(map(len, names))
-    height = len(winners) * panel + bottom + 8
+    height = len(policies) * panel + bottom + 8
     agents = agents_of(results)
     parts: list[str] = []
-    for row, (agent, policy) in enumerate(winners.items()):
+    for row, (agent, (widths, title)) in enumerate(policies.items()):
         frame = Frame(width, (row + 1) * panel, top=row * panel + 30, bottom=6)
-        parts += _panel(frame, results, policy, agent, colour(agents.index(agent)))
+        parts += _panel(frame, results, widths, title, colour(agents.index(agent)))
     slot = (width - 70) / len(names)
     every = math.ceil(12 / slot)
-    base = len(winners) * panel
+    base = len(policies) * panel
     for index, name in list(enumerate(names))[::every]:
         parts.append(text(56 + (index + 0.5) * slot + 3.5, base + 4, name, "name", "end", turn=-90))
     return drawing(width, math.ceil(height), label, parts)
@@ -157,7 +72,7 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
     points = [point for cloud in clouds.values() for point in cloud]
     label = f"{score_name(results)} on the search split against {cost_label(cost)}"
     if not points:
-        return _empty(width, label, "no evaluation was within the budgets")
+        return empty(width, label, "no evaluation was within the budgets")
     limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
     frame = Frame(width, height, left=64, top=30, bottom=64)
     x = cost_scale(frame, [share for share, _ in points], limit)
@@ -191,30 +106,24 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
     return front
 
 
-def has_times(results: Results) -> bool:
-    """Whether it is known when each evaluation was (older results do not tell) and an agent made several."""
-    points = [point for trial in results.trials if trial.status == "finished" for point in trial.history]
-    several = any(len(trial.history) > 1 for trial in results.trials if trial.status == "finished")
-    return several and all(point.seconds is not None for point in points)
-
-
-def has_repeats(results: Results) -> bool:
-    """Whether a finished trial met widths again, and it is known when (older results do not tell)."""
-    finished = [trial for trial in results.trials if trial.status == "finished"]
-    known = all(point.widths for trial in finished for point in trial.history)
-    return known and any(trial.distinct < trial.evaluations for trial in finished)
-
-
-def _first_met(history: Iterable[HistoryPoint]) -> list[HistoryPoint]:
-    met: dict[tuple[int, ...], HistoryPoint] = {}
-    for point in history:
-        met.setdefault(point.widths, point)
-    return list(met.values())
-
-
 def _winners(results: Results) -> dict[str, PolicyRecord]:
     found = {agent: winner(finished_trials(results, agent)) for agent in agents_of(results)}
     return {agent: pair[1] for agent, pair in found.items() if pair}
+
+
+def _best_widths(results: Results) -> dict[str, tuple[tuple[int, ...], str]]:
+    """By agent the widths of its best policy, and the title of their panel."""
+    winners = _winners(results)
+    found = {}
+    for agent in agents_of(results):
+        if agent in winners:
+            found[agent] = (winners[agent].widths, agent)
+            continue
+        points = [point for trial in results.trials if trial.agent == agent for point in trial.history]
+        scored = [(point.reward, point.widths) for point in points if point.reward is not None and point.widths]
+        if scored:
+            found[agent] = (max(scored, key=lambda pair: pair[0])[1], f"{agent}, best so far")
+    return found
 
 
 def _cloud(results: Results, agent: str, cost: str) -> list[Point]:
@@ -270,47 +179,14 @@ def height_axis(results: Results, frame: Frame, y: Scale) -> list[str]:
     return y_axis(frame, y, [value / factor for value in values], labels, f"{name}, search split")
 
 
-def _middles(column: Sequence[float]) -> tuple[float, float]:
-    """The two values whose mean is the median (the same one for an odd number)."""
-    ordered = sorted(column)
-    return ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-
-
-def _after_a_tenth(values: Sequence[float]) -> float:
-    """The value after a tenth of the evaluations, or the first finite one if that comes later; -inf if none does."""
-    return next((value for value in values[len(values) // 10 :] if math.isfinite(value)), -math.inf)
-
-
-def _curve(frame: Frame, x: Scale, y: Scale, curve: Progress, index: int, agent: str, over: Over) -> list[str]:
-    css = colour(index)
-    if len(curve.middle) == 1:
-        level = y(curve.high[0])
-        dashed = line(frame.left, level, frame.width - frame.right, level, f"once {css}")
-        return [f"<g><title>{escape(agent)}: {curve.high[0]:.4f}, one evaluation</title>{dashed}</g>"]
-    length = duration(curve.at[-1]) if over == "time" else f"{len(curve.at)} {over}"
-    last = f"{agent}: {curve.middle[-1]:.4f} after {length}"
-    parts = []
-    found = [i for i, value in enumerate(curve.high) if math.isfinite(value)]
-    upper = steps([(x(curve.at[i]), y(curve.high[i])) for i in found])
-    lower = steps([(x(curve.at[i]), y(curve.low[i])) for i in found])
-    if curve.low != curve.high:
-        parts.append(path([*upper, *reversed(lower)], f"band {css}", closed=True))
-    middle = [(x(at), y(value)) for at, value in zip(curve.at, curve.middle, strict=True) if math.isfinite(value)]
-    if middle:
-        parts.append(f"<g><title>{escape(last)}</title>{path(steps(middle), f'curve {css}')}</g>")
-    if middle and curve.at[-1] < x.high:
-        parts.append(marker(index, *middle[-1], 6, f"winner {css}"))
-    return parts
-
-
-def _panel(frame: Frame, results: Results, policy: PolicyRecord, agent: str, css: str) -> list[str]:
+def _panel(frame: Frame, results: Results, widths: Sequence[int], title: str, css: str) -> list[str]:
     y = frame.y(0, 1)
     parts = y_axis(frame, y, [0, 0.5, 1], ["0", "50 %", "100 %"], "")
-    parts.append(text(frame.left, frame.top - 10, agent, "panel"))
+    parts.append(text(frame.left, frame.top - 10, title, "panel"))
     slot = (frame.width - frame.left - frame.right) / len(results.decisions)
     gap = min(0.22 * slot, 6)
-    for index, (decision, kept) in enumerate(zip(results.decisions, policy.widths, strict=True)):
-        ratio = policy.ratios[decision.name]
+    for index, (decision, kept) in enumerate(zip(results.decisions, widths, strict=True)):
+        ratio = 1.0 - kept / decision.channels
         left, top = frame.left + index * slot, y(ratio)
         tip = f"{decision.name}: {kept} of {decision.channels} {units_of(results)} kept, {percent(ratio, 1)} removed"
         slot_box = rectangle(left, frame.top, slot, y(0) - frame.top, "slot")
@@ -357,11 +233,3 @@ def references(frame: Frame, x: Scale, y: Scale, limit: float | None, height: fl
 
 def _shortened(name: str, longest: int = 26) -> str:
     return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "no agent"
-
-
-def _empty(width: float, label: str, reason: str) -> str:
-    return drawing(width, 48, label, [text(width / 2, 28, reason, "axis", "middle")])

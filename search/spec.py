@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from search.spec_models import Spec, SpecError, nearest, spec_schema
 
-__all__ = ["STARTER", "Spec", "SpecError", "load_spec", "save_spec", "schema_text", "spec_schema"]
+__all__ = ["STARTER", "Spec", "SpecError", "check", "load_raw", "load_spec", "save_spec", "schema_text", "spec_schema"]
 
 #: keys whose values are paths, wherever they stand
-_PATH_KEYS = frozenset({"weights", "path", "labels", "folder", "table"})
+PATH_KEYS = frozenset({"weights", "path", "labels", "folder", "table"})
 
 STARTER = """\
 version: 1
@@ -37,8 +37,8 @@ data:
 
 # Upper limits: "50%" of the dense network's cost, or a number. Several may hold at once: macs, size (bytes of all
 # parameters), activations (bytes of the largest input and output of a layer), latency_ms. For the last one a table of
-# layer latencies is needed: `table: latency.json` made by `amc lut build`, or else the job builds it. Of single weights:
-# macs, size (as stored), sparse_latency_ms (of sparse layers, by a table that the job builds).
+# layer latencies is needed: `table: latency.json` made by `amc lut build`, or else the job builds it. Single weights have
+# macs, size (as stored) and sparse_latency_ms (of sparse layers, by a table that the job builds).
 budget: {macs: 50%}
 # latency: {runtime: onnxruntime, threads: 1, batch: 1, refine: 1}   # or torch, torch.compile, cuda
 
@@ -97,10 +97,31 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     for override in overrides:
         _apply(raw, override)
     _fill_in_folders(raw, folder)
+    spec, faults = check(raw)
+    if spec is None:
+        lines = (f"{path}: {message}" if path else message for path, message in faults)
+        raise SpecError("\n".join(f"{file}: {line}" for line in lines))
+    return spec
+
+
+def load_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a spec's file says, unchecked and with its paths as they stand: for a server that knows them by other names.
+
+    Raises:
+        SpecError: the file is not there or not YAML, or an override does not fit.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _apply(raw, override, absolute=False)
+    return raw
+
+
+def check(raw: Mapping[str, Any]) -> tuple[Spec | None, list[tuple[str, str]]]:
+    """The spec that plain values make; or None, and every fault: its dotted key ("": the whole) and what is wrong."""
     try:
-        return Spec.model_validate(raw)
+        return Spec.model_validate(raw), []
     except ValidationError as error:
-        raise SpecError("\n".join(f"{file}: {line}" for line in _explain(error))) from error
+        return None, _explain(error)
 
 
 def save_spec(spec: Spec) -> str:
@@ -128,7 +149,7 @@ def _with_absolute_paths(value: Any, folder: Path, key: object = None) -> Any:
         return {name: _with_absolute_paths(entry, folder, name) for name, entry in value.items()}
     if isinstance(value, list):
         return [_with_absolute_paths(entry, folder) for entry in value]
-    if key in _PATH_KEYS and isinstance(value, str):
+    if key in PATH_KEYS and isinstance(value, str):
         return str((folder / Path(value).expanduser()).resolve())
     return value
 
@@ -144,7 +165,7 @@ def _fill_in_folders(raw: dict[str, Any], folder: Path) -> None:
             section["folder"] = str(folder)
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _apply(raw: dict[str, Any], override: str, *, absolute: bool = True) -> None:
     """Set one dotted key; mappings on the way are made, places in lists must exist."""
     dotted, equals, text = override.partition("=")
     if not (dotted and equals):
@@ -158,7 +179,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     for part in way:
         place = _child(place, part, override)
     key = _key(place, last, override)
-    place[key] = _with_absolute_paths(value, Path.cwd(), last)
+    place[key] = _with_absolute_paths(value, Path.cwd(), last) if absolute else value
 
 
 def _child(place: Any, part: str, override: str) -> Any:
@@ -178,9 +199,9 @@ def _key(place: Any, part: str, override: str) -> str | int:
     return int(part)
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """One line for each fault: dotted key, what is wrong, the nearest known key."""
-    lines = []
+def _explain(error: ValidationError) -> list[tuple[str, str]]:
+    """Of each fault the dotted key, and what is wrong, with the nearest known key."""
+    faults = []
     for fault in error.errors():
         dotted, known = _place(fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
@@ -197,8 +218,8 @@ def _explain(error: ValidationError) -> list[str]:
             message = "expected a mapping with a kind, such as {kind: ...}"
         elif isinstance(fault["input"], str | int | float):
             message = f"{message}, got {fault['input']!r}"
-        lines.append(f"{dotted}: {message}" if dotted else message)
-    return lines
+        faults.append((dotted, message))
+    return faults
 
 
 def _place(location: Sequence[str | int]) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ from search.figures import duration, objective_label
 from search.ranking import Entrant, ranked
 from search.results import Results, TrialRecord
 from search.statistics import COVERAGE, Estimate, estimate_difference, estimate_improvement, estimate_mean
-from search.tables import objective_of
+from search.tables import objective_of, told_apart
 
 #: the kinds that the best agent is always held against, beside the runner-up
 _BASELINES = ("uniform", "reconstruction")
@@ -26,10 +26,11 @@ def standing(jobs: Sequence[Results]) -> list[str]:
 
     Agents of several jobs are compared with each other if the jobs searched the same problem.
     """
-    if different := _differences(jobs):
+    jobs = told_apart(jobs)
+    if different := differences(jobs):
         apart = [f"{job.name}: {line}" for job in jobs for line in standing([job])]
         return [f"Agents of different jobs are not compared, for these differ in: {', '.join(different)}.", *apart]
-    order = ranked(_trials(jobs))
+    order = ranked(joined_trials(jobs))
     if len(order) < 2:
         return []
     leader, rivals = order[0], _rivals(order)
@@ -38,7 +39,7 @@ def standing(jobs: Sequence[Results]) -> list[str]:
 
 def few_seeds(jobs: Sequence[Results]) -> str:
     """A warning of searching agents with fewer than five seeds; "" if there are none."""
-    searching = [entrant for entrant in ranked(_trials(jobs)) if not entrant.errors.constant]
+    searching = [entrant for entrant in ranked(joined_trials(jobs)) if not entrant.errors.constant]
     few = {entrant.name: len(entrant.errors.values) for entrant in searching}
     few = {name: count for name, count in few.items() if count < _ENOUGH_SEEDS}
     if not few:
@@ -114,14 +115,14 @@ def _rivals(order: Sequence[Entrant]) -> list[Entrant]:
     return [order[1], *(other for other in others if other is not None and other.kind not in known)]
 
 
-def _trials(jobs: Sequence[Results]) -> list[TrialRecord]:
+def joined_trials(jobs: Sequence[Results]) -> list[TrialRecord]:
     """The trials of all jobs; of several, an agent's name tells its job."""
     if len(jobs) == 1:
         return list(jobs[0].trials)
     return [trial.model_copy(update={"agent": f"{trial.agent} ({job.name})"}) for job in jobs for trial in job.trials]
 
 
-def _differences(jobs: Sequence[Results]) -> list[str]:
+def differences(jobs: Sequence[Results]) -> list[str]:
     """In what the problems of several jobs differ."""
     problems = [_problem(job) for job in jobs]
     return [name for name in problems[0] if any(problem[name] != problems[0][name] for problem in problems)]

@@ -162,3 +162,13 @@ def drawing(width: float, height: float, label: str, parts: Iterable[str]) -> st
     """The whole drawing, with the text that a screen reader says."""
     head = f'<svg role="img" viewBox="0 0 {width:g} {height:g}" aria-label={quoteattr(label)}>'
     return "\n".join([head, *parts, "</svg>"])
+
+
+def empty(width: float, label: str, reason: str) -> str:
+    """A drawing of nothing but the reason why."""
+    return drawing(width, 48, label, [text(width / 2, 28, reason, "axis", "middle")])
+
+
+def listed(names: Iterable[str]) -> str:
+    """The agents that a drawing shows, for its label."""
+    return ", ".join(names) or "no agent"

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ class Row:
     split; the test split chooses nothing.
 
     Attributes:
-        job, spec_id: name and identity of the job's spec.
+        job, spec_id: name and identity of the job's spec; equal names are numbered.
         agent, kind: the agent's label and algorithm.
         seeds: trials the job asked for.
         finished, failed, interrupted: how they ended.
@@ -163,10 +164,21 @@ def budgeted_costs(results: Results) -> tuple[str, ...]:
     return tuple(dict.fromkeys(budget.cost for budget in results.budgets)) or tuple(results.dense.costs)[:1]
 
 
+def told_apart(jobs: Sequence[Results]) -> list[Results]:
+    """The jobs, those whose name others before them have with a number after it: "half (2)"."""
+    met: Counter[str] = Counter()
+    apart = []
+    for job in jobs:
+        met[job.name] += 1
+        count = met[job.name]
+        apart.append(job if count == 1 else job.model_copy(update={"name": f"{job.name} ({count})"}))
+    return apart
+
+
 def compare(results: Sequence[Results]) -> list[Row]:
     """Per job a row for the dense network and one for each agent, in the order of the job."""
     rows = []
-    for job in results:
+    for job in told_apart(results):
         order = ranked(job.trials)
         jobs = [_dense_row(job), *(_agent_row(job, agent, order) for agent in agents_of(job))]
         rows += [_with_fine_tuned(job, row) for row in jobs]

@@ -59,7 +59,7 @@ th:first-child, td:first-child { padding-left: 0; }
 tr.best td { font-weight: 650; }
 tr.dense td { color: var(--soft); }
 td.bar { width: 22%; padding-left: 18px; }
-td.bar i { display: block; height: 9px; border-radius: 2px; background: currentColor; min-width: 1px; }
+td.bar svg { display: block; width: 100%; height: 9px; }
 .layers td { padding-top: 4px; padding-bottom: 4px; }
 td.heat { min-width: 52px; padding-right: 8px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 10px; padding: 0; list-style: none;
@@ -92,7 +92,7 @@ figure { margin: 0; }
 figure.plot svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--ink); font-size: 12.5px; font-variant-numeric: tabular-nums; }
 svg .label { fill: var(--soft); }
-svg .faint { fill: var(--soft); font-size: 11px; opacity: 0.85; }
+svg .faint { fill: var(--soft); font-size: 11px; }
 svg .axis { fill: var(--soft); font-size: 12.5px; }
 svg .note { font-size: 12px; fill: var(--soft); }
 svg .panel { font-size: 13px; font-weight: 600; }

@@ -10,7 +10,7 @@ from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
 from search.standing import few_seeds
 from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
 
-_SCOPE = "All figures are of finished trials; only the plots of accuracy against cost also show the others."
+_SCOPE = "All figures are of finished trials; the plots of progress and of costs also show the others."
 
 
 #: from this share on a reader must know that the machine was not as fast as when the table was measured

@@ -18,16 +18,8 @@ from amc_env.problem import Evaluation, PruningProblem
 from amc_env.toy import ToyProblem
 from search.figures import percent
 from search.interval_plot import interval_plot
-from search.plots import (
-    cost_plot,
-    has_repeats,
-    has_times,
-    pareto_front,
-    progress_of,
-    progress_plot,
-    ratios_plot,
-    score_name,
-)
+from search.plots import cost_plot, pareto_front, ratios_plot, score_name
+from search.progress_plot import has_repeats, has_times, progress_of, progress_plot
 from search.report import render_report, write_report
 from search.results import HistoryPoint, Results
 from search.standing import few_seeds, standing
@@ -146,7 +138,7 @@ def test_the_verdict_says_when_nothing_is_feasible(toy_results: ToyResults) -> N
         "the nearest was 100.0 % over it."
     )
     page = render_report(results)
-    assert "no finished trial found a feasible policy" in page
+    assert "no feasible policy has been found" in page
     assert "no evaluation was within the budgets" in page
 
 
@@ -162,7 +154,7 @@ def test_trials_that_did_not_finish_are_named_at_the_top(toy_results: ToyResults
     results = fail(toy_results(), 1, "boom")
     assert caveats(results)[0] == (
         "The job failed: 3 of 4 trials finished (random seed 1 failed). "
-        "All figures are of finished trials; only the plots of accuracy against cost also show the others."
+        "All figures are of finished trials; the plots of progress and of costs also show the others."
     )
     interrupted = toy_results().model_copy(update={"status": "interrupted"})
     assert caveats(interrupted)[0].startswith("The job was interrupted: 4 of 4 trials finished.")

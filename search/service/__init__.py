@@ -1,0 +1,1 @@
+"""The service: jobs over HTTP, and a page to watch and compare them."""
