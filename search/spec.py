@@ -37,8 +37,8 @@ data:
 
 # Upper limits: "50%" of the dense network's cost, or a number. Several may hold at once: macs, size (bytes of all
 # parameters), activations (bytes of the largest input and output of a layer), latency_ms. For the last one a table of
-# layer latencies is needed: `table: latency.json` made by `amc lut build`, or else the job builds it. Single weights have
-# macs, size (as stored) and sparse_latency_ms (of sparse layers, by a table that the job builds).
+# layer latencies is needed: `table: latency.json` made by `amc lut build`, or else the job builds it. Single weights
+# have macs, size (as stored) and sparse_latency_ms (of sparse layers, by a table that the job builds).
 budget: {macs: 50%}
 # latency: {runtime: onnxruntime, threads: 1, batch: 1, refine: 1}   # or torch, torch.compile, cuda
 
