@@ -195,7 +195,7 @@ class List {
         h("p", {}, "A search takes a trained network and a budget, and finds how much to remove from each layer."),
         h("p", { class: "buttons" }, h("a", { class: "button primary", href: "#/new" }, "Set up a search")),
         h("p", {}, "Or from a shell, in the folder of the project:"),
-        h("pre", {}, "amc submit examples/digits.yaml --wait")]));
+        h("pre", {}, "amc submit examples/digits-latency.yaml --wait")]));
   }
 
   mark(id, marked) {

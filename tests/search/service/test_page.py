@@ -374,7 +374,7 @@ def test_the_token_is_asked_for_once_and_an_empty_server_says_how_to_begin(page:
         expect(page.locator("#token-error")).to_have_text(said)
         page.get_by_label("Token", exact=True).fill(given)
         page.keyboard.press("Enter")
-    expect(page.locator("main")).to_contain_text("amc submit examples/digits.yaml --wait")
+    expect(page.locator("main")).to_contain_text("amc submit examples/digits-latency.yaml --wait")
     page.reload()
     expect(page.locator("main")).to_contain_text("No jobs yet")
     expect(dialog).not_to_be_visible()
