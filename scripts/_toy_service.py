@@ -18,27 +18,40 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hw.files import write_atomically
 from search.service.client import ServerJobs
 
 PATIENCE_S = 120.0
 
 
 def one_after_the_other(job: Any, folder: Path, pending: list[str], on_progress: Any) -> None:
-    """Takes the place of `search.job._search`; while there is a file `hold` in the data folder, it goes no further."""
+    """Takes the place of `search.job._search`; waits after as many evaluations as the file `hold` says."""
     from search.trial import plan_trials, run_trial
 
     def told(progress: Any) -> None:
         on_progress(progress)
-        while (folder.parents[1] / "hold").exists():
+        while _is_held(folder):
             time.sleep(0.05)
 
     for trial in plan_trials(job.spec):
         if trial.name in pending:
             run_trial(job.spec, job.problem, trial.agent, trial.seed, folder / "trials" / trial.name, told)
+
+
+def _is_held(job: Path) -> bool:
+    try:
+        return evaluations(job) >= int((job.parents[1] / "hold").read_text())
+    except FileNotFoundError:
+        return False
+
+
+def evaluations(job: Path) -> int:
+    """How many evaluations the trials of a job have written down."""
+    return sum(path.read_bytes().count(b"\n") for path in job.glob("trials/*/evaluations.jsonl"))
 
 
 def drive() -> None:
@@ -117,11 +130,12 @@ class Server:
         if not words and self.process is not None:
             self.process.wait()
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Within the block jobs go no further."""
-        (self.data / "hold").touch()
-        yield
+    def hold(self, count: int) -> None:
+        """Let no job go further than so many evaluations, from now on."""
+        write_atomically(self.data / "hold", str(count))
+
+    def go_on(self) -> None:
+        """Let all jobs go on to their end."""
         (self.data / "hold").unlink()
 
     def submit(self, spec: Path, **changes: object) -> str:

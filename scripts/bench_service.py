@@ -47,7 +47,9 @@ def main() -> None:
                 path.unlink()
             began = time.monotonic()
             server.start()
-            click.echo(f"{options.jobs} jobs: index made anew and server ready in {time.monotonic() - began:.1f} s")
+            click.echo(f"{options.jobs} jobs, no index: the server answers after {time.monotonic() - began:.1f} s")
+            wait_until(lambda: server.jobs._json("GET", "/api/jobs?limit=1")["total"] == options.jobs)
+            click.echo(f"all jobs are listed after {time.monotonic() - began:.1f} s")
             measure(server, options.watchers)
         finally:
             server.kill_all()

@@ -14,16 +14,12 @@ from typing import Any
 
 import pytest
 
-from scripts._toy_service import Server, wait_until
+from scripts._toy_service import Server, evaluations, wait_until
 from search.job import load_results
 from search.results import Results
 from search.service.client import ServerError
 from search.service.events import read_events
 from tests.search.service.helpers import run_here
-
-
-def evaluations(job: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in job.glob("trials/*/evaluations.jsonl"))
 
 
 def folder(server: Server, job: str) -> Path:
@@ -63,16 +59,18 @@ def check_events(job: Path) -> list[dict[str, Any]]:
 
 
 def test_a_killed_server_and_a_killed_driver(server: Server, toy_spec: Path, undisturbed: Results) -> None:
+    server.hold(3)
     job = server.submit(toy_spec)
     assert reached(server, job, 3)
-    server.kill()  # the job goes on, and a new server finds it running
+    server.kill()
+    server.hold(10)  # the job goes on, and a new server finds it running
     assert reached(server, job, 10)
-    with server.held():
-        server.start()
-        assert server.state(job) == "running"
-        (driver,) = server.processes("drive")
-        os.kill(driver, 9)
-        assert wait_until(lambda: server.state(job) == "interrupted")
+    server.start()
+    assert server.state(job) == "running"
+    (driver,) = server.processes("drive")
+    os.kill(driver, 9)
+    assert wait_until(lambda: server.state(job) == "interrupted")
+    server.go_on()
     assert server.jobs.resume(job)["state"] == "queued"
     assert wait_until(lambda: server.state(job) == "succeeded")
     assert timeless(load_results(folder(server, job))) == undisturbed
@@ -97,6 +95,7 @@ def test_a_watcher_misses_nothing_when_the_server_dies(server: Server, toy_spec:
 
 
 def test_cancelled_and_resumed(server: Server, toy_spec: Path, undisturbed: Results) -> None:
+    server.hold(3)
     job, waiting = server.submit(toy_spec), server.submit(toy_spec)
     assert reached(server, job, 3)
     assert server.state(waiting) == "queued"  # one at a time
@@ -104,6 +103,7 @@ def test_cancelled_and_resumed(server: Server, toy_spec: Path, undisturbed: Resu
     assert server.jobs.cancel(job)["state"] == "cancelling"
     assert wait_until(lambda: server.state(job) == "cancelled")
     assert wait_until(lambda: server.processes("drive") == [])
+    server.go_on()
     server.jobs.resume(job)
     assert wait_until(lambda: server.state(job) == "succeeded")
     assert timeless(load_results(folder(server, job))) == undisturbed
@@ -153,12 +153,14 @@ def test_a_full_disk(small_disk: Path, toy_spec: Path, undisturbed: Results) -> 
     try:
         older = server.submit(toy_spec, network__seconds_per_evaluation=0)
         assert wait_until(lambda: server.state(older) == "succeeded")
+        server.hold(5)
         job = server.submit(toy_spec)
         assert reached(server, job, 5)
         ballast = small_disk / "ballast"
         with ballast.open("wb") as file:
             free = shutil.disk_usage(small_disk).free
             file.write(b"x" * free)
+        server.go_on()
         assert wait_until(lambda: server.state(job) == "failed")
         assert "the disk that holds the job is full" in server.jobs.job(job)["error"]
         assert server.state(older) == "succeeded"  # and the server goes on
