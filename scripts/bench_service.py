@@ -48,7 +48,8 @@ def main() -> None:
             began = time.monotonic()
             server.start()
             click.echo(f"{options.jobs} jobs, no index: the server answers after {time.monotonic() - began:.1f} s")
-            wait_until(lambda: server.jobs._json("GET", "/api/jobs?limit=1")["total"] == options.jobs)
+            if not wait_until(lambda: server.jobs._json("GET", "/api/jobs?limit=1")["total"] == options.jobs):
+                raise TimeoutError("not all jobs were listed")
             click.echo(f"all jobs are listed after {time.monotonic() - began:.1f} s")
             measure(server, options.watchers)
         finally:
@@ -65,7 +66,7 @@ def multiply(server: Server, spec: Path, count: int) -> None:
     for number in range(count - 1):
         target = source.with_name(f"{job[:-6]}{number:06}")
         shutil.copytree(source, target)
-        save_request(target, request.model_copy(update={"id": target.name}))
+        save_request(target, request.model_copy(update={"id": target.name, "key": target.name}))
 
 
 def measure(server: Server, watchers: int) -> None:

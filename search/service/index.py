@@ -19,10 +19,11 @@ _VERSION = 1
 _TABLES = """
 create table jobs (
     id text primary key, signature text not null, state text not null, name text not null, network text not null,
-    budget real, best real, created text not null, updated text not null, queued text, key text unique,
+    budget real, best real, created text not null, updated text not null, queued text, key text,
     summary text not null
 );
 create index jobs_by_state on jobs (state, queued);
+create index jobs_by_key on jobs (key);
 """
 _COLUMNS = {
     "created": "created", "updated": "updated", "name": "name collate nocase", "state": "state", "network": "network",
@@ -78,8 +79,9 @@ class Index:
         return dict(self._rows("select id, signature from jobs"))
 
     def by_key(self, key: str) -> str | None:
-        """The job that was made with an idempotency key."""
-        return next((row[0] for row in self._rows("select id from jobs where key = ?", key)), None)
+        """The job that was made with an idempotency key; of copies of its folder, the first."""
+        rows = self._rows("select id from jobs where key = ? order by created, id limit 1", key)
+        return rows[0][0] if rows else None
 
     def in_states(self, states: Sequence[State]) -> list[str]:
         """The jobs in these states, first those that were queued first."""

@@ -59,6 +59,17 @@ def test_one_key_makes_one_job(client: TestClient) -> None:
     assert "came with another spec before" in other.json()["detail"]
 
 
+def test_a_copied_folder_is_a_job_of_its_own(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with make_client(data, max_running=0) as client:
+        key = {"Idempotency-Key": "a-key"}
+        job = client.post("/api/jobs", json=SPEC, headers=key).json()["id"]
+    shutil.copytree(data / "jobs" / job, data / "jobs" / f"{job}-copy")
+    with make_client(data, max_running=0) as client:
+        assert client.get("/api/jobs").json()["total"] == 2
+        assert client.post("/api/jobs", json=SPEC, headers=key).json()["id"] == job
+
+
 def test_faults_of_a_spec_are_named_with_their_places(client: TestClient) -> None:
     wrong = {**SPEC, "evaluations": 0, "agents": [{"kind": "ddpg", "sigmaa": 1}]}
     refused = client.post("/api/jobs", json=wrong)
