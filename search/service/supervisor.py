@@ -21,6 +21,8 @@ from search.service.summary import summarise
 logger = logging.getLogger(__name__)
 
 _TICK_S, _FULL_SCAN_S, _PATIENCE_S = 0.3, 5.0, 5.0
+#: a driver that was killed together with the server may hold its lock for a moment longer
+_DYING_S = 2.0
 #: the command that runs a job; its folder and the locked file follow
 DRIVER = (sys.executable, "-P", "-m", "search.service.driver")
 
@@ -141,6 +143,9 @@ class Supervisor:
 
     def _begin(self) -> None:
         self.scan()
+        if self._resume_interrupted and self.index.in_states(tuple(ACTIVE)):
+            time.sleep(_DYING_S)
+            self.scan()
         for job in [self.store.find(each) for each in self.index.in_states(("interrupted",))]:
             if self._resume_interrupted and not job.watched:
                 try:
