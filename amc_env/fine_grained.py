@@ -182,19 +182,20 @@ class WeightProblem(ImageProblem):
             ValueError: there are not so many images.
         """
         example = self.example(batch)
-        variants = {}
-        for levels in self._levels:
-            tried = sorted({levels.levels[round(place)] for place in np.linspace(0, len(levels.levels) - 1, _TIMED)})
-            variants[levels.layer.name] = {kept: self._thinner(levels, kept) for kept in tried}
+        variants: dict[str, dict[int, Any]] = {levels.layer.name: {} for levels in self._levels}
+        for share in np.linspace(0.0, 1.0, _TIMED):
+            network: nn.Module = copy.deepcopy(self.network)
+            kept = {}
+            for levels in self._levels:
+                if levels.levels:
+                    kept[levels.layer.name] = levels.levels[round(share * (len(levels.levels) - 1))]
+                    levels.write(network, kept[levels.layer.name])
+            deployed = self.deployed(network)
+            for name, width in kept.items():
+                variants[name][width] = deployed.get_submodule(name)
         return measure_sparse_latency(
             self.deployed(self.network), example, variants, threads=threads, on_layer=on_layer
         )
-
-    def _thinner(self, levels: WeightLevels, kept: int) -> Any:
-        """The layer by itself with so many weights, in float32."""
-        network: nn.Module = copy.deepcopy(self.network)
-        levels.write(network, kept)
-        return self.deployed(network).get_submodule(levels.layer.name)
 
     def reconstruction_errors(self) -> tuple[NDArray[np.float64], ...]:
         """Squared error of each layer's outputs relative to their variance, by its width."""

@@ -40,7 +40,7 @@ class SparseLayerTimes:
 
     Attributes:
         dense_ms: the layer dense, in torch.
-        weights: how many stay, ascending.
+        weights: how many stay, ascending; with more than the most of them it stays dense.
         milliseconds: of the fastest sparse kernel with so many.
     """
 
@@ -50,6 +50,8 @@ class SparseLayerTimes:
 
     def at(self, kept: int) -> float:
         """Milliseconds with so many weights, sparse or dense, whichever is faster; rises with them."""
+        if not self.weights or kept > self.weights[-1]:
+            return self.dense_ms
         rising = np.maximum.accumulate(self.milliseconds)
         return min(float(np.interp(kept, self.weights, rising)), self.dense_ms)
 

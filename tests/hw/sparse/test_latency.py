@@ -33,6 +33,11 @@ def test_between_entries_the_time_rises_in_a_line_up_to_the_dense_layer(kept: in
     assert TIMES.at(kept) == pytest.approx(expected)
 
 
+def test_with_more_weights_than_were_tried_a_layer_is_dense() -> None:
+    assert SparseLayerTimes(5.0, (10,), (2.0,)).at(11) == 5.0
+    assert SparseLayerTimes(5.0, (), ()).at(11) == 5.0
+
+
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     TABLE.save(tmp_path / "table.json")
     assert SparseLatencyTable.load(tmp_path / "table.json") == TABLE
