@@ -127,6 +127,9 @@ class ActivationSize:
         return sizes[:, 0] * sizes[:, 1] * counted, sizes[:, 2] * sizes[:, 3] * counted
 
 
+#: the cost of `hw.sparse.latency`, named here so that a budget can be checked without loading its kernels
+SPARSE_LATENCY = "sparse_latency_ms"
+
 #: the cost models that a budget can name without further data
 COST_MODELS: Mapping[str, Callable[[], CostModel]] = {
     "macs": MacCount,

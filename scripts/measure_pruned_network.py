@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,10 +27,12 @@ from amc_env.splits import Preprocessing, Split
 from hw.eie import Codebook, EIEMatrix, huffman_size, weight_matrix
 from hw.files import write_atomically
 from hw.host import describe_host
-from hw.runtimes import find_runtime
 from hw.sparse import DENSE_KERNELS, sparsify
+from hw.sparse.peers import peers
 from hw.sparse.replacement import LayerChoice
-from hw.timing import Effort, Timing, time_interleaved
+from hw.sparse.side_by_side import time_calls
+from hw.timing import Effort, Timing
+from hw.torch_threads import torch_threads
 
 _BATCH = 50
 
@@ -44,21 +45,6 @@ class StoredLayer:
     dense_bytes: int
     stored_bytes: int
     huffman_bytes: int
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A network on one input in torch, to be timed beside others."""
-
-    network: nn.Module
-    example: torch.Tensor
-
-    def run(self) -> float:
-        """Milliseconds of one run."""
-        with torch.inference_mode():
-            started = time.perf_counter()
-            self.network(self.example)
-            return 1e3 * (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -114,18 +100,9 @@ def top1(network: nn.Module, images: Split, preprocessing: Preprocessing) -> flo
 
 def whole_networks(dense: nn.Module, sparse: nn.Module, example: torch.Tensor, threads: int) -> dict[str, Timing]:
     """Times of one image, all networks in one interleaved run."""
-    last = copy.deepcopy(dense).to(memory_format=torch.channels_last)
-    deployed = find_runtime("onnxruntime", threads).family(dense, example, []).load(dense)
-    networks = {
-        "dense, torch": Timed(dense, example),
-        "dense, torch, channels last": Timed(last, example.contiguous(memory_format=torch.channels_last)),
-        "dense, onnxruntime": deployed,
-        "sparse where it gains": Timed(sparse, example),
-    }
-    samples = time_interleaved(
-        list(networks.values()), Effort(fewest=45, most=150), rng=np.random.default_rng(0), pause=0.003
-    )
-    return {name: Timing.of(times) for name, times in zip(networks, samples, strict=True)}
+    with torch_threads(threads), torch.inference_mode():
+        calls = {f"dense, {name}": call for name, call in peers(dense, example, threads, dense_only=True).items()}
+        return time_calls(calls | {"sparse where it gains": partial(sparse, example)}, effort=Effort(45, 150))
 
 
 def _page(

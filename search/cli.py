@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from search.cli_errors import FAILED, INTERRUPTED, USAGE, clear_errors, fail
+from search.cli_errors import FAILED, INTERRUPTED, NO_FEASIBLE_POLICY, USAGE, clear_errors, fail
 from search.cli_lut import lut
 from search.cli_sensitivity import sensitivity
 from search.cli_service import (
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from search.progress import OnJobProgress, SetUpProgress, TrialProgress
     from search.results import Results
     from search.spec_models import Spec
-
-NO_FEASIBLE_POLICY = 3
 
 _FOLDER = click.Path(path_type=Path)
 _address = click.option("--address", help="Of a Ray cluster that exists; by default one is started for the job.")

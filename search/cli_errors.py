@@ -11,7 +11,7 @@ import click
 
 from search.errors import UserError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, NO_FEASIBLE_POLICY, INTERRUPTED = 1, 2, 3, 130
 
 
 @contextlib.contextmanager

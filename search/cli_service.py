@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from search.cli_errors import FAILED, INTERRUPTED, USAGE, clear_errors, fail
+from search.cli_errors import FAILED, INTERRUPTED, NO_FEASIBLE_POLICY, USAGE, clear_errors, fail
 
 if TYPE_CHECKING:
     from search.service.client import Jobs
-
-NO_FEASIBLE_POLICY = 3
 
 _FOLDER = click.Path(path_type=Path)
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def measure_winner(
         layers = measure_layers(pruned, example, options.threads, on_layer)
         kernels = {layer.name: layer.kernel for layer in layers if layer.kernel != LEFT_DENSE}
     times, differences = _whole(dense, pruned, kernels, example, options.threads)
-    host = describe_host({"torch": torch.__version__})
+    host = describe_host({name: metadata.version(name) for name in ("torch", "onnxruntime", "numba")})
     return MeasuredRecord(
         agent=chosen.trial.agent,
         seed=chosen.trial.seed,
@@ -146,7 +147,7 @@ def _whole(
     """Times of all in one interleaved run, those of the dense network with "dense " before; differences of outputs."""
     with torch_threads(threads), torch.inference_mode():
         expected = pruned(example)
-        calls = {f"dense {name}": call for name, call in peers(dense, example, threads).items() if name in DENSE}
+        calls = {f"dense {name}": call for name, call in peers(dense, example, threads, dense_only=True).items()}
         winner = peers(pruned, example, threads)
         if kernels is None:
             winner.pop(CSR, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hw.cost import SPARSE_LATENCY
 from hw.sparse.choice import DENSE as LEFT_DENSE
 from hw.sparse.peers import CSR, DENSE, INT8, best_of
 from search.figures import NONE, human, percent
@@ -114,7 +115,7 @@ def _layers_verdict(record: MeasuredRecord, best: float) -> str:
 def _predicted(results: Results, record: MeasuredRecord) -> float | None:
     for trial in results.trials:
         if trial.best is not None and (trial.agent, trial.seed) == (record.agent, record.seed):
-            return trial.best.costs.get("sparse_latency_ms")
+            return trial.best.costs.get(SPARSE_LATENCY)
     return None
 
 

@@ -19,10 +19,9 @@ from amc_env.pruning.criteria import Criterion
 from amc_env.settings import Dtype, EvaluationSettings, Fidelity, PruningSettings, ShortFineTuning, WeightSettings
 from amc_env.storage import Codes, StorageSettings
 from amc_env.training.recipe import FineTuneSettings, Schedule
-from hw.cost import COST_MODELS
+from hw.cost import COST_MODELS, SPARSE_LATENCY
 from hw.host import RUNTIME_NAMES, Conditions
 from hw.latency_table import LatencyTable
-from hw.sparse.latency import SparseLatencyTable
 from search.errors import UserError
 
 #: the key beside the limits of a budget that names the file of a latency table
@@ -413,7 +412,7 @@ class Spec(_Part):
     @field_validator("budget")
     @classmethod
     def _known_limits(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
-        known = (*COST_MODELS, LatencyTable.name, SparseLatencyTable.name)
+        known = (*COST_MODELS, LatencyTable.name, SPARSE_LATENCY)
         for cost, limit in budget.items():
             if cost == TABLE:
                 if not isinstance(limit, str):
@@ -465,7 +464,7 @@ class Spec(_Part):
     @model_validator(mode="after")
     def _fits_granularity(self) -> Spec:
         if self.pruning.granularity == "channel":
-            if SparseLatencyTable.name in self.budget:
+            if SPARSE_LATENCY in self.budget:
                 raise ValueError(
                     "budget: sparse_latency_ms is of single weights; limit latency_ms, or set pruning.granularity: "
                     "fine_grained"
@@ -493,7 +492,7 @@ class Spec(_Part):
     def limits(self) -> dict[str, float | str]:
         """What the search must keep: the budget without the path of a table, and the latency less the margin."""
         return {
-            cost: _less(limit, self.latency.margin) if cost in (LatencyTable.name, SparseLatencyTable.name) else limit
+            cost: _less(limit, self.latency.margin) if cost in (LatencyTable.name, SPARSE_LATENCY) else limit
             for cost, limit in self.budget.items()
             if cost != TABLE
         }
@@ -509,7 +508,7 @@ class Spec(_Part):
 
     @property
     def needs_sparse_table(self) -> bool:
-        return SparseLatencyTable.name in self.budget
+        return SPARSE_LATENCY in self.budget
 
     @property
     def evaluations_at_once(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hw.cost import CostFunction, FloatArray
+from hw.cost import SPARSE_LATENCY, CostFunction, FloatArray
 from hw.files import write_atomically
 from hw.host import Host, describe_host
 from hw.layers import LayerShape
@@ -73,7 +73,7 @@ class SparseLatencyTable:
     layers: Mapping[str, SparseLayerTimes]
     host: Host
 
-    name = "sparse_latency_ms"
+    name = SPARSE_LATENCY
     unit = "ms"
 
     def bind(self, layers: Sequence[LayerShape]) -> CostFunction:

@@ -18,7 +18,9 @@ INT8 = "onnxruntime int8"
 CSR = "torch CSR"
 
 
-def peers(network: nn.Module, x: torch.Tensor, threads: int) -> dict[str, Callable[[], object]]:
+def peers(
+    network: nn.Module, x: torch.Tensor, threads: int, *, dense_only: bool = False
+) -> dict[str, Callable[[], object]]:
     """Calls of a network, or of a single layer, on one input; by name, as they can be timed side by side.
 
     8 bits are onnxruntime's dynamic quantisation: of weights beforehand, of activations in each call. Torch's own, of
@@ -28,10 +30,13 @@ def peers(network: nn.Module, x: torch.Tensor, threads: int) -> dict[str, Callab
         network: in evaluation mode; batch norms folded, for onnxruntime folds them too.
         x: float32 input on the CPU.
         threads: of one call. Torch's own must be set by the caller.
+        dense_only: only those in `DENSE`.
     """
     calls = torch_calls(network, x)
     model = onnx_model(network, x)
     calls["onnxruntime"] = load_onnx(model, x, threads).outputs
+    if dense_only:
+        return calls
     calls[INT8] = load_onnx(model, x, threads, int8=True).outputs
     csr = with_csr(network)
     if any(type(module) is CsrLayer for module in csr.modules()):
