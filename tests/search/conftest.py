@@ -61,6 +61,20 @@ def run_here(job: search.job._Job, folder: Path, pending: list[str], on_progress
             run_trial(job.spec, job.problem, trial.agent, trial.seed, place, on_progress)
 
 
+def comparable(results: Results) -> Results:
+    """All that must be the same in two runs of one job."""
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "seconds": 0.0,
+                "history": tuple(point.model_copy(update={"seconds": 0.0}) for point in trial.history),
+            }
+        )
+        for trial in results.trials
+    )
+    return results.model_copy(update={"seconds": 0.0, "created": "", "trials": trials})
+
+
 def make_results(
     problem: PruningProblem | None = None,
     *,

@@ -16,7 +16,7 @@ from agents.random_search import RandomSearch
 from amc_env.problem import Evaluation, PruningProblem
 from search.cli import main
 from search.job import load_results
-from search.results import Results
+from tests.search.conftest import comparable
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -65,19 +65,6 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None
 
     original = RandomSearch.search
     monkeypatch.setattr(RandomSearch, "search", search)
-
-
-def comparable(results: Results) -> Results:
-    trials = tuple(
-        trial.model_copy(
-            update={
-                "seconds": 0.0,
-                "history": tuple(point.model_copy(update={"seconds": 0.0}) for point in trial.history),
-            }
-        )
-        for trial in results.trials
-    )
-    return results.model_copy(update={"seconds": 0.0, "created": "", "trials": trials})
 
 
 def test_run_prints_the_comparison_and_leaves_results_and_report(spec: Path, tmp_path: Path) -> None:

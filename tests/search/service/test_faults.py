@@ -19,6 +19,7 @@ from search.job import load_results
 from search.results import Results
 from search.service.client import ServerError
 from search.service.events import read_events
+from tests.search.conftest import comparable
 from tests.search.service.helpers import run_here
 
 
@@ -31,17 +32,8 @@ def reached(server: Server, job: str, count: int) -> bool:
 
 
 def timeless(results: Results) -> Results:
-    """All that must be the same in two runs."""
-    trials = tuple(
-        trial.model_copy(
-            update={
-                "seconds": 0.0,
-                "history": tuple(point.model_copy(update={"seconds": 0.0}) for point in trial.history),
-            }
-        )
-        for trial in results.trials
-    )
-    return results.model_copy(update={"seconds": 0.0, "created": "", "trials": trials, "spec": {}, "spec_id": ""})
+    """All that must be the same in two runs, of two specs."""
+    return comparable(results).model_copy(update={"spec": {}, "spec_id": ""})
 
 
 @pytest.fixture(scope="module")
