@@ -74,14 +74,14 @@ def image(plot: Plot) -> str:
     )
 
 
-def bars_plot(title: str, unit: str, names: Sequence[str], series: Series) -> Plot:
+def bars_plot(title: str, unit: str, names: Sequence[str], series: Series, x_name: str = "layer") -> Plot:
     """A group of bars for each name, one bar for each series."""
     frame = Frame(_WIDTH, _HEIGHT, left=64)
     top = 1.05 * max(value for _, values in series for value in values)
     x, y = frame.x(0, len(names)), frame.y(0, top)
     levels = ticks(0, top, 8)
     parts = y_axis(frame, y, levels, [number(level, tick_step(0, top, 8)) for level in levels], unit)
-    parts += x_axis(frame, x, [index + 0.5 for index in range(len(names))], names, "layer")
+    parts += x_axis(frame, x, [index + 0.5 for index in range(len(names))], names, x_name)
     for place, (name, values) in enumerate(series):
         for index, value in enumerate(values):
             left, right = (x(index + 0.14 + 0.72 * (place + end) / len(series)) for end in (0, 1))

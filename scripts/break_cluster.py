@@ -1,10 +1,14 @@
 """A search on a Ray cluster of several nodes of which one dies in the middle: every trial must finish once.
 
     python scripts/break_cluster.py --nodes 4 --trials 40
+    python scripts/break_cluster.py --nodes 4 --trials 40 --through-jobs
 
 The nodes are raylets on this machine, each with a CPU of its own to give away, and a head that gives none. When a
 quarter of the trials is finished, one node is killed with -9, its workers with it. Exits with 1 if a trial is missing,
 was finished twice, or differs from the same trial run at once.
+
+The search is driven from here, by `amc run --address`; with --through-jobs (needs the extra `cluster`) it is given to
+a server, `amc serve --address http://...`, and driven on the cluster by Ray Jobs.
 """
 
 from __future__ import annotations
@@ -14,15 +18,23 @@ import collections
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
+
+from search.service.client import ServerJobs
+from search.service.events import ENDED
+
+AMC = (sys.executable, "-c", "from search.cli import main; main()")
 
 
 def main() -> None:
@@ -30,33 +42,83 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--through-jobs", action="store_true")
     options = parser.parse_args()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # Ray Jobs start `python`
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(), RAY_USAGE_STATS_ENABLED="0")
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="amc-") as folder:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        head = {"num_cpus": 0, "include_dashboard": options.through_jobs}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             nodes = [cluster.add_node(num_cpus=1) for _ in range(options.nodes)]
             cluster.wait_for_nodes()
-            code = follow(Path(folder), cluster, nodes, options.trials)
+            begin = submit if options.through_jobs else run
+            code = follow(Path(folder), begin, cluster, nodes, options.trials)
         finally:
             cluster.shutdown()
     sys.exit(code)
 
 
-def follow(folder: Path, cluster: Any, nodes: list[Any], trials: int) -> int:
+@dataclass
+class Started:
+    """A search that was begun.
+
+    Attributes:
+        job: its folder.
+        over: says whether it has ended.
+        log: what was printed.
+        end: ends what it needed beside itself; returns 0 if the search succeeded.
+    """
+
+    job: Path
+    over: Callable[[], bool]
+    log: Path
+    end: Callable[[], int]
+
+
+def run(folder: Path, spec: Path, cluster: Any) -> Started:
+    """By `amc run`, driven from here."""
+    with (folder / "log.txt").open("w") as log:
+        command = [*AMC, "run", str(spec), "--out", str(folder / "job"), "--address", cluster.address]
+        driver = subprocess.Popen(command, stdout=log, stderr=log)
+    return Started(folder / "job", lambda: driver.poll() is not None, folder / "log.txt", driver.wait)
+
+
+def submit(folder: Path, spec: Path, cluster: Any) -> Started:
+    """To a server of jobs, driven on the cluster."""
+    address = f"http://{cluster.head_node.address_info['webui_url']}"
+    port = free_port()
+    with (folder / "serve.txt").open("w") as log:
+        command = [*AMC, "serve", "--data", str(folder / "data"), "--port", str(port), "--address", address]
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    jobs = ServerJobs(f"http://127.0.0.1:{port}", None)
+    while not (folder / "data" / "server.lock").exists():
+        time.sleep(0.1)
+    job = jobs.submit(spec, ())["id"]
+    place = folder / "data" / "jobs" / job
+
+    def end() -> int:
+        state = jobs.job(job)["state"]
+        server.terminate()
+        server.wait()
+        return 0 if state == "succeeded" else 1
+
+    return Started(place, lambda: jobs.job(job)["state"] in ENDED, place / "log.txt", end)
+
+
+def follow(folder: Path, begin: Callable[..., Started], cluster: Any, nodes: list[Any], trials: int) -> int:
     """Run the job to its end; returns 0 if nothing was lost or done twice."""
-    job, spec = folder / "job", folder / "spec.yaml"
+    spec = folder / "spec.yaml"
     spec.write_text(yaml.safe_dump(content(trials)))
     began = time.monotonic()
-    log = (folder / "log.txt").open("w")
-    command = [sys.executable, "-c", "from search.cli import main; main()", "run", str(spec), "--out", str(job)]
-    driver = subprocess.Popen([*command, "--address", cluster.address], stdout=log, stderr=log)
+    started = begin(folder, spec, cluster)
+    job = started.job
     raylets = {node.all_processes["raylet"][0].process.pid: place for place, node in enumerate(nodes, 1)}
     finished, twice, where = dict[str, int](), 0, dict[str, int]()
     killed: int | None = None
-    while driver.poll() is None:
+    while not started.over():
         for pid_file in job.glob("trials/*/pid"):
             place = raylets.get(parent(pid_file))
             if place is not None:
@@ -71,16 +133,16 @@ def follow(folder: Path, cluster: Any, nodes: list[Any], trials: int) -> int:
             click.echo(f"after {time.monotonic() - began:.0f} s and {killed} trials: node 1 killed, it ran {running}")
             os.kill(victim, signal.SIGKILL)
         time.sleep(0.05)
-    log.close()
+    code = started.end()
     spread = collections.Counter(where.values())
-    click.echo(f"exit code {driver.returncode} after {time.monotonic() - began:.0f} s")
+    click.echo(f"exit code {code} after {time.monotonic() - began:.0f} s")
     click.echo(f"{len(finished)} of {trials} trials finished, {twice} of them twice; by the node that ran them last: "
                f"{dict(sorted(spread.items()))}")  # fmt: skip
     wrong = differences(job, content(trials))
     click.echo(f"{len(wrong)} trials differ from the same run at once")
-    whole = driver.returncode == 0 and len(finished) == trials and not twice and not wrong and killed is not None
+    whole = code == 0 and len(finished) == trials and not twice and not wrong and killed is not None
     if not whole:
-        click.echo((folder / "log.txt").read_text()[-3000:])
+        click.echo(started.log.read_text()[-3000:])
     return 0 if whole else 1
 
 
@@ -96,6 +158,14 @@ def content(trials: int) -> dict[str, Any]:
         "evaluations": 6,
         "resources": {"max_failures": 3},
     }
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def parent(pid_file: Path) -> int:

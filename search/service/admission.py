@@ -7,7 +7,7 @@ networks and objectives by those that are built in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -49,15 +49,25 @@ def read_spec(body: bytes, content_type: str) -> dict[str, Any]:
     return loaded
 
 
-def admit(raw: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+def admit(raw: Mapping[str, Any], registry: Registry, clusters: Collection[str] = ()) -> dict[str, Any]:
     """The spec with the names of files replaced by the files.
 
+    Args:
+        raw: the spec.
+        registry: the files that it may name.
+        clusters: the addresses of Ray that it may name.
+
     Raises:
-        RefusedSpecError: it names code, a path, or a file that is not there.
+        RefusedSpecError: it names code, a path, a file that is not there, or a Ray that is not offered.
     """
     faults: list[Fault] = []
     admitted = _admit(raw, "", None, registry, faults)
-    network, evaluation = raw.get("network"), raw.get("evaluation")
+    network, evaluation, resources = (raw.get(section) for section in ("network", "evaluation", "resources"))
+    address = resources.get("address") if isinstance(resources, dict) else None
+    if address is not None and address not in clusters:
+        offered = ", ".join(clusters) or "there is none"
+        message = f"expected a cluster that the server was started with by --cluster ({offered})"
+        faults.append(Fault(path="resources.address", message=message))
     if isinstance(network, dict) and network.get("kind") == "function":
         faults.append(
             Fault(path="network.kind", message="a function of your own can be named by `amc run` only, not here")

@@ -2,6 +2,9 @@
 
 The server locks the job and hands the locked file over; the driver holds it for life, so that the job counts as alive
 from before this process exists until it is gone, however it goes. The driver outlives the server.
+
+With an address of Ray Jobs, http://..., the search is driven by another such process on the cluster, without a lock;
+this one follows it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.service.events import State, append_event, change_state, now
+from search.ray_jobs import ClusterError, drive_on_cluster, is_jobs_address
+from search.service.events import ENDED, State, append_event, change_state, last_event, now
 from search.service.folder import JobFolder
 
 if TYPE_CHECKING:
@@ -36,17 +40,38 @@ def main() -> None:
     """Run the job and record its end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--lock", type=int, required=True, help="descriptor of the locked file FOLDER/lock")
-    parser.add_argument("--address", help="of a Ray cluster that exists")
+    parser.add_argument("--lock", type=int, help="descriptor of the locked file FOLDER/lock; on a cluster none")
+    parser.add_argument("--address", help="of a Ray cluster that exists, or of its Ray Jobs")
     options = parser.parse_args()
-    os.set_inheritable(options.lock, False)  # what this process starts must not keep the job alive
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.lock is not None:
+        os.set_inheritable(options.lock, False)  # what this process starts must not keep the job alive
     job = JobFolder(options.folder.name, options.folder)
-    threading.Thread(target=_heed_cancellation, args=(job,), daemon=True).start()
-    state, error = _run(job, options.address)
-    _say(f"{state}: {error}" if error else state)
-    _record(job, state, error)
-    os.close(options.lock)
+    address = options.address or job.spec().get("resources", {}).get("address")
+    if is_jobs_address(address):
+        state, error = _follow(job, address)
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        threading.Thread(target=_heed_cancellation, args=(job,), daemon=True).start()
+        state, error = _run(job, address)
+    if state is not None:
+        _say(f"{state}: {error}" if error else state)
+        _record(job, state, error)
+
+
+def _follow(job: JobFolder, address: str) -> tuple[State | None, str | None]:
+    """Have the job driven on a cluster; how it ended, if the driver there did not record it itself."""
+    _say(f"handed to Ray Jobs at {address}")
+    try:
+        ended = drive_on_cluster(job.path, address, lambda: _cancelled(job))
+    except ClusterError as error:
+        return "failed", str(error)
+    last = last_event(job.events)
+    recorded = last["job"] if last else None
+    if recorded in ENDED:
+        return None, None
+    if ended.status == "STOPPED" or recorded != "starting":
+        return _stopped(job), None
+    return "failed", f"the driver did not begin on the cluster: {ended.message or ended.status}"
 
 
 def _run(job: JobFolder, address: str | None) -> tuple[State, str | None]:

@@ -7,6 +7,7 @@ Beside the files of `search.job` the service keeps in it:
 - `log.txt`: what the driver and its libraries print
 - `reserve`: some bytes that the driver frees when the disk is full, so that it can say so
 - `artifacts/`: what was exported
+- `cluster.json`: while Ray Jobs drive it, see `search.ray_jobs`
 
 A folder that `amc run` made has none of them.
 """

@@ -125,12 +125,13 @@ class Problem(BaseModel):
 
 
 class Checked(BaseModel):
-    """What a spec comes to; the last three are null if it is not valid."""
+    """What a spec comes to; the last four are null if it is not valid."""
 
     valid: bool
     errors: list[Fault]
     spec_id: str | None = None
     trials: list[str] | None = None
+    evaluations: int | None = None
     yaml: str | None = None
 
 

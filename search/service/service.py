@@ -49,6 +49,7 @@ class Settings:
         driver: the command that runs a job.
         resume_interrupted: queue at the start what was interrupted.
         limits: of what clients may ask for.
+        clusters: addresses of Ray that a spec may name.
     """
 
     data: Path
@@ -58,6 +59,7 @@ class Settings:
     driver: tuple[str, ...] = DRIVER
     resume_interrupted: bool = False
     limits: Limits = field(default_factory=Limits)
+    clusters: tuple[str, ...] = ()
 
 
 class Service:
@@ -94,7 +96,7 @@ class Service:
         Raises:
             RefusedSpecError: it names what it must not.
         """
-        checked: dict[str, Any] = self.worker.call("check_spec", raw=admit(raw, self.registry))
+        checked: dict[str, Any] = self.worker.call("check_spec", raw=admit(raw, self.registry, self.settings.clusters))
         if checked["valid"] and (fault := self._beyond_limits(checked)):
             return {"valid": False, "errors": [fault.model_dump()]}
         return checked

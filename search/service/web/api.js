@@ -22,13 +22,16 @@ export function quietly(error) {
   if (!(error instanceof Away || error instanceof Refused || error.name === "AbortError")) throw error;
 }
 
-/** Asks the server; answers with parsed JSON or text. Throws Refused, or Away. */
-export async function request(path, { method = "GET", json, headers = {}, signal } = {}) {
+/**
+ * Asks the server; answers with parsed JSON or text. Sends `json`, or a `body` with its content type among the headers.
+ * Throws Refused, or Away.
+ */
+export async function request(path, { method = "GET", json, body, headers = {}, signal } = {}) {
   const response = await send(path, {
     method,
     signal,
-    headers: json === undefined && method === "GET" ? headers : { "Content-Type": "application/json", ...headers },
-    body: json === undefined ? undefined : JSON.stringify(json),
+    headers: method === "GET" ? headers : { "Content-Type": "application/json", ...headers },
+    body: json === undefined ? body : JSON.stringify(json),
   });
   const type = response.headers.get("Content-Type") ?? "";
   if (response.status === 204) return null;

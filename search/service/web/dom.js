@@ -45,6 +45,27 @@ export function showSections(shown, sections) {
   }
 }
 
+/** A line of text to fill in. */
+export function input(properties) {
+  return h("input", { type: "text", ...properties });
+}
+
+/** A list to choose from; an empty value stands for the server's default. */
+export function select(values) {
+  const element = h("select");
+  offer(element, values.map((value) => [value, value || "by default"]));
+  return element;
+}
+
+/** The options of a list, keeping what is chosen where it is still there. */
+export function offer(list, options) {
+  const known = [...list.options].map(({ value, text }) => value + text).join("\n");
+  if (known === options.map(([value, text]) => value + text).join("\n")) return;
+  const { value: chosen } = list;
+  list.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
+  if (options.some(([value]) => value === chosen)) list.value = chosen;
+}
+
 /** Says something to screen readers, and to them alone. */
 export function say(text) {
   setText(document.getElementById("said"), text);

@@ -2,7 +2,7 @@
 
 import { Refused, fileLink, follow, quietly, repeat, request, sleep } from "./api.js";
 import {
-  ACTIVE, NONE, age, budgetText, bytes, counted, duration, h, places, reward, say, setAttribute, setText, showSections,
+  ACTIVE, NONE, age, budgetText, bytes, counted, duration, h, offer, places, reward, say, setAttribute, setText, showSections,
   stateBadge,
 } from "./dom.js";
 import { yaml } from "./yaml.js";
@@ -60,10 +60,11 @@ class JobView {
     });
     const log = h("section", {}, h("h2", {}, "Log"), this.log);
     this.files = h("ul", { class: "files" });
-    this.exporting = h("button", { type: "button", onclick: () => this.act("export") }, "Export the best network");
+    this.exported = h("select", { "aria-label": "Whose best network" });
+    this.exporting = h("button", { type: "button", onclick: () => this.export() }, "Export the best network");
     this.downloads = h("section", {}, h("h2", {}, "Files"),
       h("p", { class: "caption" }, "An export writes the pruned network, its policy and plan, ONNX, and a run card."),
-      h("p", { class: "buttons" }, this.exporting), this.files);
+      h("p", { class: "buttons" }, this.exported, this.exporting), this.files);
     this.spec = h("pre", { tabindex: "0", "aria-label": "Spec" });
     const spec = h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "Spec")), this.spec));
     const { standing, progress, comparison, intervals, ratios, cost, layers } = this.parts;
@@ -115,8 +116,9 @@ class JobView {
       job.seconds && duration(job.seconds), `${age(job.created)} old`].filter(Boolean).join(" · "));
     setText(this.error, job.error ?? "");
     this.error.hidden = !job.error;
-    this.note.hidden = !ACTIVE.includes(job.state) && !this.exported;
+    this.note.hidden = !ACTIVE.includes(job.state) && !this.exportSeen;
     this.showActions(job.actions);
+    offer(this.exported, [["", "of all agents"], ...job.agents.map((agent) => [agent, `of ${agent}`])]);
     setText(this.spec, yaml(job.spec));
   }
 
@@ -128,13 +130,18 @@ class JobView {
     this.actions.replaceChildren(...Object.entries(ACTIONS).filter(([action]) => actions.includes(action))
       .map(([action, said]) => h("button", { type: "button", onclick: () => this.act(action) }, said)));
     if (focused) (this.actions.querySelector("button") ?? this.title).focus();
-    this.exporting.disabled = !actions.includes("export");
+    this.exported.disabled = this.exporting.disabled = !actions.includes("export");
+  }
+
+  export() {
+    this.exports = this.exportSeen = true; // also if somebody else has begun one
+    const agent = this.exported.value;
+    this.act(agent ? `export?agent=${encodeURIComponent(agent)}` : "export");
   }
 
   async act(action) {
     if (action === "delete" && !confirm(`Delete ${this.job.name} and all its files?`)) return;
     setText(this.refusal, "");
-    if (action === "export") this.exports = this.exported = true; // also if somebody else has begun one
     try {
       if (action === "delete") {
         await request(this.path, { method: "DELETE", signal: this.signal });

@@ -1,10 +1,11 @@
 // A form that makes a spec; the server checks it while it is filled in, and faults stand at the fields they belong to.
 
 import { Refused, quietly, request, sleep } from "./api.js";
-import { counted, h, setAttribute, setText } from "./dom.js";
+import { counted, h, input, offer, select, setAttribute, setText } from "./dom.js";
+import { Upload } from "./upload.js";
 import { yaml } from "./yaml.js";
 
-const SUGGESTED = ["ddpg", "local_search", "random", "reconstruction", "uniform"];
+const SUGGESTED = ["ddpg", "random", "reconstruction", "surrogate", "uniform"];
 const BUDGETS = {
   macs: ["MACs", "multiply-accumulates; one of them is two FLOPs"],
   size: ["Size", "bytes of all parameters"],
@@ -59,7 +60,12 @@ class Form {
       this.field("latency.runtime", "Runtime", this.runtime),
       this.field("latency.threads", "Threads", this.threads),
       this.field("latency.batch", "Images at once", this.batch, "64 for networks as small as digits"));
+    this.upload = new Upload((model) => this.take(model), this.signal);
     this.preview = h("pre", { class: "spec", tabindex: "0", "aria-label": "The spec as it is built" });
+    this.text = h("textarea", {
+      class: "spec", hidden: true, spellcheck: "false", "aria-label": "The spec as text", oninput: () => this.change(),
+    });
+    this.editing = h("button", { type: "button", onclick: () => this.edit() }, "Edit as text");
     this.verdict = h("p", { class: "facts" }, "Not checked yet.");
     this.faults = h("div", { class: "error-line", role: "alert" });
     this.button = h("button", { class: "primary", form: "search" }, "Start the search");
@@ -69,10 +75,10 @@ class Form {
     };
     const limits = Object.entries(BUDGETS).map(([cost, [label, hint]]) =>
       this.field(`budget.${cost}`, label, this.limits[cost], hint));
-    const form = h("form", { id: "search", novalidate: true, oninput: () => this.change(), onsubmit: send },
+    this.form = h("form", { id: "search", novalidate: true, oninput: () => this.change(), onsubmit: send },
       group("What is pruned", h("div", { class: "row" },
         this.field("name", "Name of the job", this.name, "letters, digits, dot, dash and underscore"),
-        this.field("network", "Network", this.model), this.field("data", "Images", this.data))),
+        this.field("network", "Network", this.model), this.field("data", "Images", this.data)), this.upload.element),
       this.fieldset("budget", "Budget",
         "Upper limits: a share of the dense network's such as 50%, or a number. Several may hold at once.",
         h("div", { class: "row" }, limits), this.latency),
@@ -87,9 +93,9 @@ class Form {
         this.field("evaluation.fidelity", "Fidelity", this.fidelity),
         this.field("evaluation.objective", "Objective", this.objective)))));
     this.element = h("div", { class: "submit-page" },
-      h("header", { class: "head" }, h("h1", {}, "New search")), form,
+      h("header", { class: "head" }, h("h1", {}, "New search")), this.form,
       h("aside", { "aria-label": "Spec" }, h("section", {}, h("h2", {}, "The spec"), this.verdict, this.preview,
-        this.faults, h("p", { class: "buttons" }, this.button),
+        this.text, this.faults, h("p", { class: "buttons" }, this.button, this.editing),
         h("p", { class: "caption" },
           "The same as a file runs with ", h("code", {}, "amc run"), " or ", h("code", {}, "amc submit"), "."))));
     this.showChoices();
@@ -160,6 +166,32 @@ class Form {
     });
   }
 
+  /** Weights that were uploaded: one more network to choose, and it is chosen. */
+  take(model) {
+    this.known.models.push(model);
+    offer(this.model, this.known.models.map(({ name }) => [name, name]));
+    this.model.value = model.name;
+    this.change();
+  }
+
+  /** From the form to its spec as text, and back to the form. */
+  edit() {
+    if (!this.text.hidden && this.text.value !== yaml(this.spec)
+      && !confirm("Go back to the form, without what was changed in the text?")) return;
+    this.text.hidden = !this.text.hidden;
+    this.preview.hidden = this.form.inert = !this.text.hidden;
+    this.text.value = yaml(this.spec);
+    setText(this.editing, this.text.hidden ? "Edit as text" : "Back to the form");
+    (this.text.hidden ? this.editing : this.text).focus();
+    this.check().catch(quietly);
+  }
+
+  /** What is sent: the form's values, or the text. */
+  get sent() {
+    if (this.text.hidden) return { method: "POST", json: this.spec, signal: this.signal };
+    return { method: "POST", body: this.text.value, headers: { "Content-Type": "application/yaml" }, signal: this.signal };
+  }
+
   async change() {
     this.showChoices();
     setText(this.preview, yaml(this.spec));
@@ -172,15 +204,13 @@ class Form {
 
   /** Has the server check the spec; whether it is valid. */
   async check() {
-    const { spec } = this;
-    setText(this.preview, yaml(spec));
+    setText(this.preview, yaml(this.spec));
     const asked = (this.asked = Symbol("question"));
-    const sent = { method: "POST", json: spec, signal: this.signal };
-    const { valid, errors, trials } = await request("/api/specs/check", sent);
+    const { valid, errors, trials, evaluations } = await request("/api/specs/check", this.sent);
     if (asked !== this.asked) return false;
     this.showFaults(errors ?? []);
     const count = trials?.length ?? 0;
-    const most = counted(count * spec.evaluations, "evaluation");
+    const most = counted(count * evaluations, "evaluation");
     setText(this.verdict, valid ? `Valid: ${counted(count, "trial")}, at most ${most}.` : "Not valid yet.");
     return valid;
   }
@@ -196,7 +226,7 @@ class Form {
       const [, named, said] = path ? [null, path, message] : /^([a-z_.]+): (.*)$/.exec(message) ?? [null, "", message];
       const parts = named.split(".");
       while (parts.length && !faults.has(parts.join("."))) parts.pop();
-      if (parts.length) faults.get(parts.join(".")).push(said);
+      if (parts.length && this.text.hidden) faults.get(parts.join(".")).push(said);
       else rest.push(path ? `${path}: ${message}` : message);
     }
     for (const [path, messages] of faults) {
@@ -212,8 +242,9 @@ class Form {
     this.button.disabled = true;
     try {
       if (!(await this.check())) return this.focusFault();
-      const headers = { "Idempotency-Key": this.key };
-      const job = await request("/api/jobs", { method: "POST", json: this.spec, headers, signal: this.signal });
+      const { sent } = this;
+      const headers = { ...sent.headers, "Idempotency-Key": this.key };
+      const job = await request("/api/jobs", { ...sent, headers });
       location.hash = `#/jobs/${encodeURIComponent(job.id)}`;
     } catch (error) {
       quietly(error);
@@ -228,31 +259,12 @@ class Form {
   focusFault() {
     const wrong = [...this.fields.values()].find(({ fault }) => fault.textContent);
     wrong?.control.closest("details")?.setAttribute("open", "");
-    (wrong?.control ?? this.button).focus();
+    (wrong?.control ?? (this.text.hidden ? this.button : this.text)).focus();
   }
 }
 
 function group(title, ...content) {
   return h("section", { role: "group", "aria-label": title }, h("h2", {}, title), content);
-}
-
-function input(properties) {
-  return h("input", { type: "text", ...properties });
-}
-
-function select(values) {
-  const element = h("select");
-  offer(element, values.map((value) => [value, value || "by default"]));
-  return element;
-}
-
-/** The options of a list, keeping what is chosen where it is still there. */
-function offer(list, options) {
-  const known = [...list.options].map(({ value, text }) => value + text).join("\n");
-  if (known === options.map(([value, text]) => value + text).join("\n")) return;
-  const { value: chosen } = list;
-  list.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
-  if (options.some(([value]) => value === chosen)) list.value = chosen;
 }
 
 function numberOr(text) {

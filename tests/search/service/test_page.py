@@ -21,6 +21,8 @@ import pytest
 import yaml
 
 import search.job
+from amc_env.weights import save_weights
+from amc_env.zoo import cifar_resnet
 from search.spec_models import Spec
 from search.trial import plan_trials, run_trial
 
@@ -259,7 +261,7 @@ def test_the_list_is_filtered_sorted_and_left_by_keyboard(page: Page, site: Site
 
 def test_the_form_shows_the_spec_and_its_faults_where_they_are(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/#/new")
-    spec, fault = page.locator(".spec"), page.locator("#g-budget-fault")
+    spec, fault = page.locator("pre.spec"), page.locator("#g-budget-fault")
     expect(spec).to_contain_text("budget: {macs: 50%}")
     page.get_by_label("MACs").fill("")
     expect(fault).to_contain_text("expected at least one limit")
@@ -287,6 +289,47 @@ def test_the_form_shows_the_spec_and_its_faults_where_they_are(page: Page, site:
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("h1")).to_have_text("Jobs")
     expect(page.get_by_role("link", name="from-the-form")).to_have_count(0)
+
+
+def test_the_spec_is_edited_as_text_and_back(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/#/new")
+    text, verdict = page.get_by_label("The spec as text"), page.locator("aside .facts")
+    expect(verdict).to_contain_text("Valid:")
+    page.get_by_role("button", name="Edit as text").click()
+    expect(text).to_be_focused()
+    assert "budget: {macs: 50%}" in text.input_value()
+    text.fill(yaml.safe_dump({**TOY, "evaluatoins": 3}))
+    expect(page.locator("aside .error-line")).to_contain_text("evaluatoins")
+    text.fill(yaml.safe_dump({**TOY, "name": "typed"}))
+    expect(verdict).to_have_text("Valid: 3 trials, at most 24 evaluations.")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("button", name="Back to the form").click()
+    expect(text).to_be_visible()
+    page.get_by_role("button", name="Start the search").click()
+    expect(page.locator("h1")).to_have_text("typed")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".standing-line .state")).to_have_class("state cancelled")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("h1")).to_have_text("Jobs")
+
+
+def test_weights_are_uploaded_and_chosen(page: Page, site: Site, tmp_path: Path) -> None:
+    page.goto(f"{site.url}/#/new")
+    page.get_by_text("Weights of your own").click()
+    send, fault = page.get_by_role("button", name="Upload"), page.locator("details .error-line")
+    send.click()
+    expect(fault.first).to_have_text("Choose a file first.")
+    (tmp_path / "bad.pt").write_bytes(b"no tensors")
+    page.get_by_label("File").set_input_files(tmp_path / "bad.pt")
+    send.click()
+    expect(fault.first).to_contain_text("expected a safetensors file, or a state_dict")
+    save_weights(cifar_resnet(8), tmp_path / "my net.pt")
+    page.get_by_label("File").set_input_files(tmp_path / "my net.pt")
+    page.get_by_label("Depth").fill("8")
+    send.click()
+    expect(page.get_by_label("Network", exact=True)).to_have_value("my-net.pt")
+    expect(page.locator("pre.spec")).to_contain_text("kind: cifar_resnet, depth: 8, classes: 10, weights: my-net.pt")
 
 
 def test_a_running_job_is_drawn_through_a_restart_of_the_server_and_cancelled(page: Page, site: Site) -> None:

@@ -386,3 +386,16 @@ def test_the_server_loads_no_torch() -> None:
 
 def test_a_spec_is_read_within_limits() -> None:
     assert read_spec(b'{"version": 1}', "application/json") == read_spec(b"version: 1", "application/yaml")
+
+
+def test_a_spec_names_only_clusters_that_the_server_offers(tmp_path: Path) -> None:
+    spec = {**SPEC, "resources": {"address": "http://169.254.169.254"}}
+    with make_client(tmp_path, clusters=("http://head:8265", "head:6379")) as client:
+        fault = client.post("/api/specs/check", json=spec).json()["errors"][0]
+        assert fault == {
+            "path": "resources.address",
+            "message": "expected a cluster that the server was started with by --cluster (http://head:8265, head:6379)",
+        }
+        assert client.post("/api/jobs", json=spec).status_code == 422
+        offered = {**SPEC, "resources": {"address": "http://head:8265"}}
+        assert client.post("/api/specs/check", json=offered).json()["valid"]
