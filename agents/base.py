@@ -21,12 +21,14 @@ class Agent(BaseModel, ABC):
         name: how the agent is called in tables; its kind unless told. Unique within a job.
         deterministic: the seed changes nothing, so that one trial is enough.
         needs_error_curves: it asks for `problem.reconstruction_errors()`.
+        needs_scores: it asks for `problem.removal_scores()`.
         evaluates_many: it asks for several evaluations at once, by `problem.evaluate_many`; they may run in parallel.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     deterministic: ClassVar[bool] = False
     needs_error_curves: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
     evaluates_many: ClassVar[bool] = False
 
     kind: str

@@ -11,6 +11,7 @@ from agents.base import Agent
 from agents.cma_es import CMAES
 from agents.ddpg import DDPG
 from agents.given_plan import GivenPlan
+from agents.global_ranking import GlobalRanking
 from agents.local_search import LocalSearch
 from agents.netadapt import NetAdapt
 from agents.random_search import RandomSearch
@@ -25,6 +26,7 @@ from agents.uniform import Uniform
 AGENTS: Mapping[str, type[Agent]] = {
     "cma_es": CMAES,
     "ddpg": DDPG,
+    "global": GlobalRanking,
     "local_search": LocalSearch,
     "netadapt": NetAdapt,
     "plan": GivenPlan,
@@ -41,6 +43,7 @@ AGENTS: Mapping[str, type[Agent]] = {
 AnyAgent = Annotated[
     CMAES
     | DDPG
+    | GlobalRanking
     | LocalSearch
     | NetAdapt
     | GivenPlan

@@ -18,6 +18,8 @@ How images are drawn, for every kind:
 | cifar10, cifar100 | folder, torchvision's layout | 3x32x32 | scale 255, mean and std of ImageNet |
 | mnist, fashion_mnist | folder, torchvision's layout | 1x28x28 | scale 255, mean and std of the training images |
 | image_folder | folder, see `list_images` | 3 x crop x crop | scale 255, mean and std of ImageNet |
+| stdlib_docs | - (in Python's library) | sentences of 24 tokens | none |
+| npz_tokens | the file, see `_npz_tokens` | texts | none |
 
 The mean and std of ImageNet are those of torchvision's pretrained networks and of the best known CIFAR-10 ResNets of
 20 to 110 layers. Weights that were trained otherwise need their own, given as `preprocessing`.
@@ -37,9 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_env.image_folder import decode, list_images
-from amc_env.splits import DataSplits, Preprocessing, Split
+from amc_env.splits import AsTheyAre, DataSplits, Preprocessing, Split
+from amc_env.stdlib_docs import stdlib_docs_arrays
 
-Images = NDArray[np.uint8] | NDArray[np.float32]
+Images = NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]  # of texts: token ids (n, length)
 Labels = NDArray[Any]
 Indices = NDArray[np.int64]
 
@@ -111,7 +114,7 @@ _OPTIONS = ("path", "labels", "resize", "crop", "download")
 class _Kind:
     read: Callable[[_Request], _Pools]
     options: frozenset[str]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | AsTheyAre
 
 
 def load_splits(
@@ -141,7 +144,10 @@ def load_splits(
         FileNotFoundError: there is no data at `path`.
     """
     pools = _read(_Request(kind, path, labels, resize, crop, download))
-    return _draw(pools, sizes, preprocessing or KINDS[kind].preprocessing)
+    own = KINDS[kind].preprocessing
+    if preprocessing is not None and isinstance(own, AsTheyAre):
+        raise ValueError(f"{kind}: nothing is done to token ids; leave preprocessing out")
+    return _draw(pools, sizes, preprocessing or own)
 
 
 def load_training(
@@ -208,7 +214,7 @@ def digits_arrays() -> tuple[Images, Labels, Images, Labels]:
     return images[:cut], labels[:cut], images[cut:], labels[cut:]
 
 
-def _draw(pools: _Pools, sizes: SplitSizes, preprocessing: Preprocessing) -> DataSplits:
+def _draw(pools: _Pools, sizes: SplitSizes, preprocessing: Preprocessing | AsTheyAre) -> DataSplits:
     available = len(pools.test.labels)
     wanted = {"search": sizes.search, "test": sizes.test}
     if pools.training is None:
@@ -236,13 +242,15 @@ def _draw(pools: _Pools, sizes: SplitSizes, preprocessing: Preprocessing) -> Dat
     return DataSplits(*splits, preprocessing=preprocessing, digest=_digest(splits, preprocessing))
 
 
-def _check_shapes(splits: tuple[Split, ...], preprocessing: Preprocessing) -> None:
+def _check_shapes(splits: tuple[Split, ...], preprocessing: Preprocessing | AsTheyAre) -> None:
     shapes = sorted({split.images.shape[1:] for split in splits})
     if len(shapes) > 1:
         raise ValueError(
             f"images: expected one shape, got {', '.join(map(str, shapes))}; "
             f"make them equal (an image_folder: set resize and crop)"
         )
+    if isinstance(preprocessing, AsTheyAre):
+        return
     channels = shapes[0][0]
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (1, channels):
@@ -252,7 +260,7 @@ def _check_shapes(splits: tuple[Split, ...], preprocessing: Preprocessing) -> No
             )
 
 
-def _digest(splits: tuple[Split, ...], preprocessing: Preprocessing) -> str:
+def _digest(splits: tuple[Split, ...], preprocessing: Preprocessing | AsTheyAre) -> str:
     digest = hashlib.sha256(repr(preprocessing).encode())
     for split in splits:
         digest.update(f"{split.images.dtype}{split.images.shape}".encode())
@@ -263,9 +271,20 @@ def _digest(splits: tuple[Split, ...], preprocessing: Preprocessing) -> str:
 
 
 def _digits(request: _Request) -> _Pools:
-    training_images, training_labels, test_images, test_labels = digits_arrays()
-    training = _Pool("digits training images", training_labels, lambda indices: training_images[indices])
-    return _Pools(training, _Pool("digits test images", test_labels, lambda indices: test_images[indices]))
+    return _pools("digits", "images", *digits_arrays())
+
+
+def _stdlib_docs(request: _Request) -> _Pools:
+    return _pools("stdlib_docs", "sentences", *stdlib_docs_arrays())
+
+
+def _pools(
+    kind: str, what: str, training: Images, training_labels: Labels, test: Images, test_labels: Labels
+) -> _Pools:
+    return _Pools(
+        _Pool(f"{kind} training {what}", training_labels, lambda indices: training[indices]),
+        _Pool(f"{kind} test {what}", test_labels, lambda indices: test[indices]),
+    )
 
 
 def _npz(request: _Request) -> _Pools:
@@ -274,9 +293,21 @@ def _npz(request: _Request) -> _Pools:
     Images: uint8 or float32, (n, height, width, channels), or (n, height, width) for one channel.
     Labels: class indices (n,); or integers or floats (n, ...) for an objective of one's own.
     """
+    return _npz_pools(request, "images", _array_pool)
+
+
+def _npz_tokens(request: _Request) -> _Pools:
+    """Arrays train_tokens, train_labels (both may be absent), test_tokens, test_labels.
+
+    Tokens: int64 (n, length), at least 0. Labels: as of `_npz`.
+    """
+    return _npz_pools(request, "tokens", _token_pool)
+
+
+def _npz_pools(request: _Request, what: str, pool: Callable[[Path, Mapping[str, NDArray[Any]], str], _Pool]) -> _Pools:
     path = request.folder
     if not path.is_file():
-        raise FileNotFoundError(f"npz: no file {path}")
+        raise FileNotFoundError(f"{request.kind}: no file {path}")
     reason = "not a zip archive"
     arrays: dict[str, NDArray[Any]] = {}
     if is_zipfile(path):
@@ -286,15 +317,17 @@ def _npz(request: _Request) -> _Pools:
         except (ValueError, BadZipFile) as error:
             reason = str(error)
     if not arrays:
-        raise ValueError(f"npz: {path} is not an .npz file of plain arrays ({reason}); write it with numpy.savez")
-    wanted = ["test_images", "test_labels"]
-    if "train_images" in arrays or "train_labels" in arrays:
-        wanted += ["train_images", "train_labels"]
+        raise ValueError(
+            f"{request.kind}: {path} is not an .npz file of plain arrays ({reason}); write it with numpy.savez"
+        )
+    wanted = [f"test_{what}", "test_labels"]
+    if f"train_{what}" in arrays or "train_labels" in arrays:
+        wanted += [f"train_{what}", "train_labels"]
     missing = [name for name in wanted if name not in arrays]
     if missing:
-        raise ValueError(f"npz: {path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
-    training = _array_pool(path, arrays, "train") if len(wanted) == 4 else None
-    return _Pools(training, _array_pool(path, arrays, "test"))
+        raise ValueError(f"{request.kind}: {path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
+    training = pool(path, arrays, "train") if len(wanted) == 4 else None
+    return _Pools(training, pool(path, arrays, "test"))
 
 
 def _array_pool(path: Path, arrays: Mapping[str, NDArray[Any]], part: str) -> _Pool:
@@ -304,12 +337,29 @@ def _array_pool(path: Path, arrays: Mapping[str, NDArray[Any]], part: str) -> _P
             f"npz: {path}: {part}_images: expected uint8 or float32 (n, height, width, channels) or "
             f"(n, height, width), got {images.dtype} {images.shape}"
         )
-    if labels.dtype.kind not in "iuf" or labels.shape[:1] != images.shape[:1]:
-        raise ValueError(
-            f"npz: {path}: {part}_labels: expected integers or floats ({len(images)}, ...), got {labels.dtype} "
-            f"{labels.shape}"
-        )
+    _check_labels(f"npz: {path}: {part}_labels", labels, len(images))
     return _channels_last_pool(f"{part}_images of {path.name}", images, labels)
+
+
+def _token_pool(path: Path, arrays: Mapping[str, NDArray[Any]], part: str) -> _Pool:
+    tokens, labels = arrays[f"{part}_tokens"], arrays[f"{part}_labels"]
+    if tokens.dtype != np.int64 or tokens.ndim != 2 or tokens.size == 0 or tokens.min() < 0:
+        least = f", the least {tokens.min()}" if tokens.size and tokens.dtype.kind in "iuf" else ""
+        raise ValueError(
+            f"npz_tokens: {path}: {part}_tokens: expected int64 (n, length) of at least 0, got {tokens.dtype} "
+            f"{tokens.shape}{least}"
+        )
+    _check_labels(f"npz_tokens: {path}: {part}_labels", labels, len(tokens))
+    return _Pool(f"{part}_tokens of {path.name}", _plain(labels), lambda indices: tokens[indices])
+
+
+def _check_labels(what: str, labels: Labels, texts: int) -> None:
+    if labels.dtype.kind not in "iuf" or labels.shape[:1] != (texts,):
+        raise ValueError(f"{what}: expected integers or floats ({texts}, ...), got {labels.dtype} {labels.shape}")
+
+
+def _plain(labels: Labels) -> Labels:
+    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
 
 
 def _channels_last_pool(name: str, images: NDArray[Any], labels: NDArray[Any]) -> _Pool:
@@ -319,7 +369,7 @@ def _channels_last_pool(name: str, images: NDArray[Any], labels: NDArray[Any]) -
     def read(indices: Indices) -> Images:
         return np.ascontiguousarray(with_channels[indices].transpose(0, 3, 1, 2))
 
-    return _Pool(name, labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64), read)
+    return _Pool(name, _plain(labels), read)
 
 
 def _torchvision(class_name: str) -> Callable[[_Request], _Pools]:
@@ -372,4 +422,6 @@ KINDS: Mapping[str, _Kind] = {
     "mnist": _Kind(_torchvision("MNIST"), _DOWNLOADED, Preprocessing((0.1307,), (0.3081,))),
     "fashion_mnist": _Kind(_torchvision("FashionMNIST"), _DOWNLOADED, Preprocessing((0.2860,), (0.3530,))),
     "image_folder": _Kind(_image_folder, frozenset({"path", "labels", "resize", "crop"}), _IMAGENET),
+    "stdlib_docs": _Kind(_stdlib_docs, frozenset(), AsTheyAre()),
+    "npz_tokens": _Kind(_npz_tokens, frozenset({"path"}), AsTheyAre()),
 }

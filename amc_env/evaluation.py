@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,8 @@ from amc_env.problem import Decision, RewardForm, Score, Widths
 from amc_env.pruning.batchnorm import fold_batchnorm
 from amc_env.pruning.calibration import OnProgress
 from amc_env.pruning.consumers import Layer, find_layers, readers
-from amc_env.pruning.criteria import needs_calibration, removal_order
+from amc_env.pruning.criteria import importance, needs_calibration, removal_order
+from amc_env.pruning.gradients import LabelledBatch
 from amc_env.pruning.graph import ChannelGraph, ChannelGroup, IntArray
 from amc_env.pruning.prefix import PrefixReconstruction
 from amc_env.pruning.reuse import ActivationReuse, Reuse
@@ -64,7 +65,7 @@ class NetworkProblem(ImageProblem):
         self._open(network, data, evaluation)
         self.settings = settings
         check_surgery(self.network, self.graph, self._images(data.search, slice(0, 2)))
-        if evaluation.fidelity != "magnitude" or needs_calibration(settings.criterion):
+        if evaluation.fidelity != "magnitude" or settings.criterion not in ("l1", "l2", "input_l1"):
             check_fitted(self.network, self.graph)
         choices = [_choices(group, settings) for group in self.graph.groups]
         kept_whole = _matching(self.graph, settings.keep)
@@ -143,6 +144,12 @@ class NetworkProblem(ImageProblem):
             for group, decision in zip(self._decided, self.decisions, strict=True)
         )
 
+    def removal_scores(self) -> tuple[NDArray[np.float64], ...]:
+        """See `importance`; by the criteria "energy" and "obs" there are none."""
+        groups = [self.graph.groups[index] for index in self._decided]
+        scores = [self._importance[group.first_unit : group.first_unit + group.size] for group in groups]
+        return tuple(own[self.orders[index]] for own, index in zip(scores, self._decided, strict=True))
+
     def forget_activations(self) -> None:
         """Evaluate the next plan from scratch: take nothing over from those before it."""
         self.__dict__.pop("_activations", None)
@@ -150,8 +157,22 @@ class NetworkProblem(ImageProblem):
     @cached_property
     def orders(self) -> list[IntArray]:
         """For each group its units from the last to the first removed."""
-        calibration = self.calibration if needs_calibration(self.settings.criterion) else None
-        return removal_order(self.network, self.graph, self.settings.criterion, calibration)
+        criterion = self.settings.criterion
+        if needs_calibration(criterion):
+            return removal_order(self.network, self.graph, criterion, self.calibration)
+        return removal_order(self.network, self.graph, criterion, scores=self._importance)
+
+    @cached_property
+    def _importance(self) -> NDArray[np.float64]:
+        """Scores of the units of the decided groups, float64 (units,) of all groups."""
+        criterion, settings = self.settings.criterion, self.settings.saliency
+        groups = [self.graph.groups[index] for index in self._decided]
+
+        def compute(batches: Iterable[LabelledBatch] | None) -> dict[str, NDArray[np.float64]]:
+            return {"units": importance(self.network, self.graph, criterion, batches, settings, groups)}
+
+        name = f"units of {', '.join(group.name for group in groups)}"
+        return self._remember_scores(name, criterion, settings, compute)["units"]
 
     @cached_property
     def prefix(self) -> PrefixReconstruction:

@@ -1,11 +1,11 @@
-"""The pruning problem of single weights: how many of each layer stay; costs are what is stored or multiplied then."""
+"""The pruning problem of weights: how many of each layer stay; costs are what is stored or multiplied then."""
 
 from __future__ import annotations
 
 import copy
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,11 @@ from amc_env.problem import Decision, RewardForm, Score, Widths
 from amc_env.pruning.batchnorm import correct_statistics, recalibrate_batchnorm
 from amc_env.pruning.calibration import OnProgress
 from amc_env.pruning.consumers import Layer, find_layers
+from amc_env.pruning.gradients import LabelledBatch
+from amc_env.pruning.graph import ChannelGraph
 from amc_env.pruning.pattern import hold_pattern
+from amc_env.pruning.saliency import weight_scores
+from amc_env.pruning.trace import trace_layers
 from amc_env.pruning.weight_levels import LevelSettings, WeightLevels
 from amc_env.settings import EvaluationSettings, WeightSettings
 from amc_env.splits import DataSplits
@@ -33,18 +37,19 @@ _TIMED = 7  # densities of each layer in a table of sparse latency
 
 
 class WeightProblem(ImageProblem):
-    """A trained network whose single weights are removed, its data, and budgets.
+    """A trained network whose single weights, or units of them as of a `Pattern`, are removed, its data, and budgets.
 
-    A decision is a layer that multiplies; its width is how many of its weights stay. Which ones is a fixed order, so
-    that every width has one pattern. A layer that keeps all of them is the dense network's: nothing of it is fitted or
-    shared, and it is stored dense in float32. Costs:
+    The network may be any whose layers are convolutions and linear layers, a transformer encoder too: its channels need
+    not be traced. A decision is a layer that multiplies; its width is how many of its weights stay, of the counts that
+    the pattern allows. Which ones is a fixed order, so that every width has one mask. A layer that keeps all of them is
+    the dense network's: nothing of it is fitted or shared, and it is stored dense in float32. Costs:
 
         "macs": multiplications by weights that stay.
         "size": bytes of the network exactly as `amc_env.storage` stores it.
         "sparse_latency_ms": of the network with sparse layers where they gain, if there is a table for it.
 
-    The order of "obs" and what the weights become follow from the calibration images alone; they are computed when the
-    problem is built, for sizes follow from them, and kept on disk.
+    The order of removal and what the weights become follow from the calibration images and their labels alone; the
+    order is computed when the problem is built, for sizes follow from it, and what takes images is kept on disk.
 
     Args:
         network: a trained network; it is put into evaluation mode and onto the device, and not changed otherwise.
@@ -57,9 +62,10 @@ class WeightProblem(ImageProblem):
         on_progress: called with what is done of two steps for each layer: its inputs measured, its weights ordered.
 
     Raises:
-        UntraceableNetworkError: the network's channels cannot be traced.
+        UntraceableNetworkError: the network's layers cannot be seen.
         InfeasibleBudgetError: no policy meets a budget.
-        ValueError: nothing can be removed, the fidelity is another, a budget is on another cost, or as of `_open`.
+        ValueError: nothing can be removed, the pattern does not divide a layer that is not to stay whole, the fidelity
+            is another, a budget is on another cost, or as of `_open`.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class WeightProblem(ImageProblem):
         check_fitted(self.network, self.graph)
         self.settings, self.storage = settings, storage
         self._layers = _decided(find_layers(self.graph), settings.keep)
+        self._check_pattern()
         if settings.criterion == "obs":
             self.calibration.prepare(lambda done, total: on_progress(done, 2 * total))
         self._levels = [self._levels_of(layer) for layer in self._layers]
@@ -145,10 +152,13 @@ class WeightProblem(ImageProblem):
     def masks(self, widths: Widths) -> dict[str, NDArray[np.bool_]]:
         """Which weights stay, bool of the shape of each layer that loses some, by its name."""
         return {
-            decision.name: levels.mask(width).reshape(self.network.get_parameter(f"{decision.name}.weight").shape)
+            decision.name: self._mask(levels, width)
             for levels, decision, width in zip(self._levels, self.decisions, widths, strict=True)
             if width < decision.size
         }
+
+    def _mask(self, levels: WeightLevels, kept: int) -> NDArray[np.bool_]:
+        return levels.mask(kept).reshape(self.network.get_parameter(f"{levels.layer.name}.weight").shape)
 
     def plan(self, widths: Widths) -> dict[str, Any]:
         """How many weights stay of each layer that loses some; which ones stands in the masks."""
@@ -157,11 +167,11 @@ class WeightProblem(ImageProblem):
             for decision, width in zip(self.decisions, widths, strict=True)
             if width < decision.size
         }
-        return {"version": 1, "granularity": "fine_grained", "layers": layers}
+        return {"version": 1, "granularity": self.settings.granularity, "layers": layers}
 
     def compression(self, network: nn.Module, widths: Widths) -> list[dict[str, Any]]:
         """What a network as of `prune` takes after each stage (`compression_stages`), also of the dense one's bytes."""
-        stages = compression_stages(network, list(self.plan(widths)["layers"]), self.storage)
+        stages = compression_stages(network, list(self.plan(widths)["layers"]), self.storage, self.settings.pattern)
         return [
             {"stage": stage.name, "bytes": stage.size_bytes, "of_dense": stage.size_bytes / stages[0].size_bytes}
             | {"layers": stage.layers}
@@ -205,6 +215,25 @@ class WeightProblem(ImageProblem):
             curves.append(np.array([known[width] for width in decision.choices]))
         return tuple(curves)
 
+    def removal_scores(self) -> tuple[NDArray[np.float64], ...]:
+        """See `WeightLevels.removal_scores`."""
+        return tuple(levels.removal_scores() for levels in self._levels)
+
+    @cached_property
+    def _scores(self) -> Mapping[str, NDArray[np.float64]]:
+        """Scores of the weights by layer, float64 of their shapes; none by obs."""
+        criterion, settings = self.settings.criterion, self.settings.saliency
+        if criterion == "obs":
+            return {}
+        names = [layer.name for layer in self._layers]
+        norms = {layer.name: layer.norm for layer in self._layers if layer.norm is not None}
+
+        def compute(batches: Iterable[LabelledBatch] | None) -> dict[str, NDArray[np.float64]]:
+            scores = weight_scores(self.network, names, criterion, batches, norms=norms, settings=settings)
+            return {name: score.cpu().numpy() for name, score in scores.items()}
+
+        return self._remember_scores(f"weights of {', '.join(names)}", criterion, settings, compute)
+
     @cached_property
     def _recalibrated(self) -> nn.Module:
         """The dense network with statistics of the calibration images."""
@@ -223,19 +252,42 @@ class WeightProblem(ImageProblem):
     def _calibrated_layers(self) -> list[Layer]:
         return self._layers
 
+    def _trace(self, example: torch.Tensor) -> ChannelGraph:
+        return trace_layers(self.network, example)
+
+    def _check_pattern(self) -> None:
+        """Refuse layers that the pattern does not divide, all at once."""
+        faults = {}
+        for layer in self._layers:
+            try:
+                self.settings.pattern.check(self.network.get_parameter(f"{layer.name}.weight").shape)
+            except ValueError as error:
+                faults[layer.name] = str(error)
+        if faults:
+            said = "; ".join(f"layer {name!r}: {fault}" for name, fault in faults.items())
+            keep = ", ".join([*self.settings.keep, *faults])
+            raise ValueError(f"pruning: {said}. Let such layers stay whole, by keep: [{keep}]; or take another pattern")
+
     def _levels_of(self, layer: Layer) -> WeightLevels:
-        weight = self.network.get_parameter(f"{layer.name}.weight")
+        weight, pattern = self.network.get_parameter(f"{layer.name}.weight"), self.settings.pattern
         fewest = max(1, math.ceil(weight.numel() * (1.0 - self.settings.max_ratio) - 1e-9))
-        grid = np.unique(np.geomspace(fewest, weight.numel(), self.settings.levels).round().astype(np.int64))
-        most = min(int(torch.count_nonzero(weight)), weight.numel() - 1)  # zeros are gone already
-        settings = LevelSettings(self.settings.criterion, self.evaluation.fidelity == "prefix", self.storage.codebook)
-        return WeightLevels(self.network, layer, grid[grid <= most].tolist(), settings, self.calibration)
+        grid = np.geomspace(fewest, weight.numel(), self.settings.levels).round().astype(np.int64)
+        sizes = pattern.sizes(weight.shape)
+        sizes = sizes[(sizes >= fewest) & (sizes < weight.numel())]
+        places = np.unique(np.searchsorted(sizes, grid))  # of the nearest that are not below
+        most = pattern.holding((weight != 0).cpu().numpy())  # zeros are gone already
+        levels = [size for size in sizes[places[places < len(sizes)]].tolist() if size <= most]
+        fitted = self.evaluation.fidelity == "prefix"
+        settings = LevelSettings(self.settings.criterion, fitted, self.storage.codebook, pattern)
+        scores = self._scores.get(layer.name)
+        return WeightLevels(self.network, layer, levels, settings, self.calibration, scores)
 
     def _tables(self, levels: WeightLevels) -> dict[str, dict[int, float]]:
         """What the layer costs at each width worth having: where its pattern takes less than the dense layer."""
         calls = [shape for shape in self.graph.layers if shape.name == levels.layer.name]
         positions = sum(shape.macs for shape in calls) // levels.dense.size
-        sizes = {kept: layer_bytes(levels.mask(kept), self.storage) for kept in levels.levels}
+        pattern = self.settings.pattern
+        sizes = {kept: layer_bytes(self._mask(levels, kept), self.storage, pattern) for kept in levels.levels}
         dense = 4 * levels.dense.size
         sizes = {kept: size for kept, size in sizes.items() if size < dense} | {levels.dense.size: dense}
         return {"macs": {kept: kept * positions for kept in sizes}, "size": {**sizes}}
@@ -246,7 +298,7 @@ class WeightProblem(ImageProblem):
         """With what no decision changes: biases, batch norms, layers that stay whole."""
         decided = {levels.layer.name: levels.dense.size for levels in self._levels}
         macs = sum(shape.macs for shape in self.graph.layers if shape.name not in decided)
-        parameters = sum(shape.weights for shape in self.graph.layers) - sum(decided.values())
+        parameters = sum(parameter.numel() for parameter in self.network.parameters()) - sum(decided.values())
         fixed: dict[str, float] = {"macs": macs, "size": 4 * parameters}
         return SeparableCosts(fixed if latency is None else fixed | {latency.name: latency.rest_ms}, tables)
 

@@ -8,10 +8,12 @@ from typing import Literal, get_args
 
 import torch
 
-from amc_env.pruning.criteria import Criterion
+from amc_env.pruning.criteria import CRITERIA, Criterion
+from amc_env.pruning.patterns import Pattern, parse_pattern
+from amc_env.pruning.saliency import OF_FILTERS, Saliency, SaliencySettings, check_criterion
 
 Fidelity = Literal["magnitude", "prefix", "sequential"]
-WeightCriterion = Literal["l1", "obs"]
+WeightCriterion = Literal["obs", Saliency]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -22,7 +24,8 @@ class PruningSettings:
     Attributes:
         round_to: channel counts are multiples of this (a layer's full count is always allowed), at least 1.
         max_ratio: no decision removes more than this fraction, in (0, 1); 0.8 in [AMC] (a_max).
-        criterion: which channels go first.
+        criterion: which channels go first: see `amc_env.pruning.criteria`.
+        saliency: what else a criterion reads.
         keep: patterns (as of fnmatch) of groups that stay whole, e.g. "layer1.0.*". A group is named by the layer that
             first produces its channels.
     """
@@ -30,39 +33,61 @@ class PruningSettings:
     round_to: int = 8
     max_ratio: float = 0.8
     criterion: Criterion = "input_l1"
+    saliency: SaliencySettings = SaliencySettings()
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
             raise ValueError(f"round_to: expected at least 1, got {self.round_to}")
+        check_criterion(self.criterion, CRITERIA)
         if not 0.0 < self.max_ratio < 1.0:
             raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
 
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """Which single weights are removed.
+    """Which single weights are removed, or units of them.
 
     Attributes:
+        granularity: name of the pattern, see `amc_env.pruning.patterns`.
         max_ratio: no layer loses more than this fraction of its weights, in (0, 1).
-        criterion: which weights go first: "l1", the smallest; or "obs", those that cost least to reconstruct.
+        criterion: which weights go first: "obs", those that cost least to reconstruct; or the lowest scores as of
+            `amc_env.pruning.saliency`, of which bn_scale and apoz are of filters only.
+        saliency: what else a criterion reads.
         keep: patterns (as of fnmatch) of layers that stay whole, by name.
-        levels: how many counts of weights may be kept of a layer, evenly spaced in their logarithm, at least 2.
+        levels: how many counts of weights may be kept of a layer, evenly spaced in their logarithm, at least 2; less
+            where the pattern allows fewer.
     """
 
+    granularity: str = "fine_grained"
     max_ratio: float = 0.98
     criterion: WeightCriterion = "obs"
+    saliency: SaliencySettings = SaliencySettings()
     keep: tuple[str, ...] = ()
     levels: int = 64
 
     def __post_init__(self) -> None:
         if not 0.0 < self.max_ratio < 1.0:
             raise ValueError(f"max_ratio: expected a fraction in (0, 1), got {self.max_ratio}")
-        if self.criterion not in get_args(WeightCriterion):
-            known = ", ".join(get_args(WeightCriterion))
-            raise ValueError(f"criterion: for single weights expected one of {known}, got {self.criterion!r}")
+        if self.criterion in ("energy", "input_l1"):
+            raise ValueError(
+                f"criterion: {self.criterion} is of channels, by the layers that read them; for weights take one of "
+                f"{', '.join(get_args(WeightCriterion))}"
+            )
+        check_criterion(self.criterion, get_args(WeightCriterion))
+        if self.criterion in OF_FILTERS and self.granularity != "filter":
+            raise ValueError(
+                f"criterion: {self.criterion} scores whole filters; take granularity filter (or channel, which removes "
+                f"them for good), or another criterion, got granularity {self.granularity}"
+            )
         if self.levels < 2:
             raise ValueError(f"levels: expected at least 2, got {self.levels}")
+        _ = self.pattern
+
+    @property
+    def pattern(self) -> Pattern:
+        """Which weights go together."""
+        return parse_pattern(self.granularity)
 
 
 @dataclass(frozen=True)

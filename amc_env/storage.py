@@ -1,28 +1,32 @@
 """A network with single weights removed, as it is stored: what it takes, and the files themselves.
 
-Each pruned layer is a matrix in EIE's relative-index form (`hw.eie`): entries with 4-bit runs of zeros, padding for
-longer runs, a pointer for each column. An entry holds a code into the layer's codebook, or without one a float32. All
-else, biases and layers that are kept whole, is stored dense in float32, and a batch norm as a scale and a shift for
-each channel, which is what is left of it when a runtime folds it.
+A pruned layer is a matrix in EIE's relative-index form (`hw.eie`): entries with 4-bit runs of zeros, padding for longer
+runs, a pointer for each column; or it is stored as its pattern allows (`amc_env.pattern_storage`): one bit for each
+unit, or N:M's indices. An entry holds a code into the layer's codebook, or without one a float32. All else, biases and
+layers that are kept whole, is stored dense in float32, and a batch norm as a scale and a shift for each channel, which
+is what is left of it when a runtime folds it.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from amc_env.pattern_storage import pattern_arrays, pattern_bytes, pattern_weight
+from amc_env.pruning.patterns import FINE_GRAINED, Pattern
 from hw.eie import Codebook, EIEMatrix, huffman_size, load_matrix, save_matrix, stored_bytes, weight_matrix
 from hw.files import write_atomically
 
 Codes = Literal[16, 256]
+Format = Literal["eie", "pattern"]
 _PATTERN = Codebook(np.array([0, 1], dtype=np.float32))
 _REST = "rest.npz"
 
@@ -32,27 +36,40 @@ class StorageSettings:
     """How a network with single weights removed is stored.
 
     Attributes:
-        format: "eie", the relative-index form of EIE and Deep Compression.
-        elements: processing elements over which the rows of each layer are dealt out, at least 1; 1 takes least.
+        format: "eie", the relative-index form of EIE and Deep Compression; or "pattern", a bit for each unit of the
+            pattern, and N:M by its indices.
+        elements: of "eie": processing elements over which the rows of each layer are dealt out, at least 1; 1 takes
+            least.
         codebook: values that the weights of a layer share, 0.0 included: 16 (codes of 4 bits) or 256 (8 bits); None:
             each weight is a float32 of its own.
     """
 
-    format: Literal["eie"] = "eie"
+    format: Format = "eie"
     elements: int = 1
     codebook: Codes | None = None
 
     def __post_init__(self) -> None:
-        if self.format != "eie":
-            raise ValueError(f"storage: format: expected eie, got {self.format!r}")
+        if self.format not in get_args(Format):
+            raise ValueError(f"storage: format: expected one of {', '.join(get_args(Format))}, got {self.format!r}")
         if self.elements < 1:
             raise ValueError(f"storage: elements: expected at least 1, got {self.elements}")
+        if self.elements > 1 and self.format != "eie":
+            raise ValueError(f"storage: elements: of format eie only, got {self.elements} with {self.format}")
         if self.codebook not in (None, 16, 256):
             raise ValueError(f"storage: codebook: expected 16, 256 or none, got {self.codebook!r}")
 
 
-def layer_bytes(mask: NDArray[Any], storage: StorageSettings) -> int:
-    """Bytes of a layer of which these weights stay; bool (rows, columns), or weights of which the non-zeros count."""
+def layer_bytes(mask: NDArray[Any], storage: StorageSettings, pattern: Pattern = FINE_GRAINED) -> int:
+    """Bytes of a layer of which these weights stay.
+
+    Args:
+        mask: of the weight's shape, bool, or weights of which the non-zeros count.
+        storage: how it is stored.
+        pattern: that the mask has; it matters for its own format only.
+    """
+    if storage.format == "pattern":
+        return pattern_bytes(mask, pattern, storage.codebook)
+    mask = weight_matrix(mask)
     if storage.codebook is not None:
         return stored_bytes(mask, storage.elements, storage.codebook).total
     size = stored_bytes(mask, storage.elements)
@@ -65,8 +82,8 @@ class Stage:
     """What a network takes after one stage of compression.
 
     Attributes:
-        name: "dense", "pruned" (float32 with relative indices), "shared" (codes in their place), or "huffman" (codes
-            and runs Huffman coded: counted, not stored).
+        name: "dense", "pruned" (float32 with what tells where they are), "shared" (codes in their place), or
+            "huffman" (of EIE's form, codes and runs Huffman coded: counted, not stored).
         size_bytes: of the whole network.
         layers: of each pruned layer.
     """
@@ -76,43 +93,58 @@ class Stage:
     layers: dict[str, int]
 
 
-def compression_stages(network: nn.Module, layers: Sequence[str], storage: StorageSettings) -> list[Stage]:
+def compression_stages(
+    network: nn.Module, layers: Sequence[str], storage: StorageSettings, pattern: Pattern = FINE_GRAINED
+) -> list[Stage]:
     """What a pruned network takes after each stage: prune, share, store.
 
     Args:
         network: pruned, its weights shared if `storage` says so.
         layers: those that lost weights; all else is dense.
         storage: how it is stored.
+        pattern: by which the layers were pruned.
     """
-    matrices = {name: _matrix(network, name) for name in layers}
+    weights = {name: _weight(network, name) for name in layers}
     parameters = sum(4 * parameter.numel() for parameter in network.parameters())
-    rest = parameters - sum(4 * matrix.size for matrix in matrices.values())
-    unshared = StorageSettings(elements=storage.elements)
+    rest = parameters - sum(4 * weight.size for weight in weights.values())
+    unshared = replace(storage, codebook=None)
     sizes = {
-        "dense": {name: 4 * matrix.size for name, matrix in matrices.items()},
-        "pruned": {name: layer_bytes(matrix, unshared) for name, matrix in matrices.items()},
+        "dense": {name: 4 * weight.size for name, weight in weights.items()},
+        "pruned": {name: layer_bytes(weight, unshared, pattern) for name, weight in weights.items()},
     }
     if storage.codebook is not None:
-        sizes["shared"] = {name: layer_bytes(matrix, storage) for name, matrix in matrices.items()}
-        sizes["huffman"] = {name: _huffman_bytes(_encode(matrix, storage)) for name, matrix in matrices.items()}
+        sizes["shared"] = {name: layer_bytes(weight, storage, pattern) for name, weight in weights.items()}
+    if storage.codebook is not None and storage.format == "eie":
+        sizes["huffman"] = {
+            name: _huffman_bytes(_encode(weight_matrix(weight), storage)) for name, weight in weights.items()
+        }
     return [Stage(name, rest + sum(by_layer.values()), by_layer) for name, by_layer in sizes.items()]
 
 
-def save_compressed(network: nn.Module, layers: Sequence[str], storage: StorageSettings, folder: Path) -> None:
+def save_compressed(
+    network: nn.Module,
+    layers: Sequence[str],
+    storage: StorageSettings,
+    folder: Path,
+    pattern: Pattern = FINE_GRAINED,
+) -> None:
     """Write a pruned network as it is stored into a new folder: a file for each pruned layer, and one for the rest.
 
     Args:
         network: pruned, in evaluation mode.
-        layers, storage: as of `compression_stages`.
+        layers, storage, pattern: as of `compression_stages`.
         folder: made here.
     """
     folder.mkdir()
     for name in layers:
-        matrix = _matrix(network, name)
-        if storage.codebook is not None:
-            save_matrix(_encode(matrix, storage), folder / f"{name}.npz")
+        weight, path = _weight(network, name), folder / f"{name}.npz"
+        if storage.format == "pattern":
+            codebook = None if storage.codebook is None else _codebooks(weight, storage.codebook)[1]
+            _save(path, pattern_arrays(weight, pattern, codebook))
+        elif storage.codebook is not None:
+            save_matrix(_encode(weight_matrix(weight), storage), path)
         else:
-            _save_unshared(matrix, storage.elements, folder / f"{name}.npz")
+            _save_unshared(weight_matrix(weight), storage.elements, path)
     _save(folder / _REST, _rest(network, layers))
 
 
@@ -146,22 +178,27 @@ def load_compressed(network: nn.Module, folder: Path) -> None:
     network.eval()
 
 
-def _matrix(network: nn.Module, layer: str) -> NDArray[np.float32]:
-    return weight_matrix(network.get_parameter(f"{layer}.weight").detach().cpu().contiguous().numpy())
+def _weight(network: nn.Module, layer: str) -> NDArray[np.float32]:
+    weight: NDArray[np.float32] = network.get_parameter(f"{layer}.weight").detach().cpu().contiguous().numpy()
+    return weight
 
 
 def _encode(matrix: NDArray[np.float32], storage: StorageSettings) -> EIEMatrix:
-    """With a codebook of exactly as many entries as the storage says: the last value fills it up."""
     if storage.codebook is None:
         raise ValueError("storage: expected a codebook of 16 or 256 entries, got none")
-    found = Codebook.of_values(matrix).values
-    if len(found) > storage.codebook:
+    found, full = _codebooks(matrix, storage.codebook)
+    return EIEMatrix.from_codes(found.codes(matrix), full, storage.elements)
+
+
+def _codebooks(weight: NDArray[np.float32], entries: int) -> tuple[Codebook, Codebook]:
+    """The values of a layer, and the same with exactly so many entries: the last value fills it up."""
+    found = Codebook.of_values(weight)
+    if len(found.values) > entries:
         raise ValueError(
-            f"storage: expected at most {storage.codebook - 1} distinct weights in a layer, got "
-            f"{len(found) - 1}; share them first"
+            f"storage: expected at most {entries - 1} distinct weights in a layer, got {len(found.values) - 1}; share "
+            f"them first"
         )
-    full = Codebook(np.pad(found, (0, storage.codebook - len(found)), mode="edge"))
-    return EIEMatrix.from_codes(Codebook(found).codes(matrix), full, storage.elements)
+    return found, Codebook(np.pad(found.values, (0, entries - len(found.values)), mode="edge"))
 
 
 def _huffman_bytes(matrix: EIEMatrix) -> int:
@@ -182,8 +219,10 @@ def _save_unshared(matrix: NDArray[np.float32], elements: int, path: Path) -> No
 
 
 def _load_layer(path: Path) -> NDArray[np.float32]:
-    """The weights of a layer, float32 (rows, columns)."""
+    """The weights of a layer, float32 in their own shape or as a matrix (rows, columns)."""
     with np.load(path, allow_pickle=False) as arrays:
+        if "bits" in arrays or "indices" in arrays:
+            return pattern_weight(dict(arrays))
         if "values" not in arrays:
             return load_matrix(path).to_dense()
         values, packed, pointers = arrays["values"], arrays["runs"], arrays["pointers"]

@@ -93,7 +93,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"weights: {path} holds more than tensors, and reading it could run code; save a state_dict: {_SAVE}"
         ) from error
-    except (RuntimeError, EOFError, LookupError) as error:
+    except (RuntimeError, EOFError, LookupError, OSError) as error:  # OSError: an archive that was cut short
         raise ValueError(damaged) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights: {path}: expected a state_dict, got a {type(state).__name__}; save it by {_SAVE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,20 +18,23 @@ from amc_env.pruning.calibration import OnProgress
 from amc_env.splits import DataSplits, Preprocessing, Split
 from amc_env.toy import ToyProblem
 from amc_env.training.finetune import check_trainable
+from amc_env.training.recipe import FineTuneSettings
 from hw.latency_table import LatencyTable
 from hw.sparse.latency import SparseLatencyTable
-from search.spec_models import (
-    CifarResnet,
+from search.spec_inputs import (
+    Architecture,
+    CifarResnetArchitecture,
     Data,
     Digits,
-    Lenet,
-    MobileNetV1,
-    Spec,
-    Storage,
-    Torchvision,
+    LenetArchitecture,
+    MobileNetV1Architecture,
+    Network,
+    TextClassifier,
+    TorchvisionArchitecture,
     Toy,
     UserFunction,
 )
+from search.spec_models import Spec, Storage
 
 
 class SlowToyProblem(ToyProblem):
@@ -53,6 +57,11 @@ def load_data(spec: Spec) -> DataSplits | None:
     data = spec.data
     if data is None:
         return None
+    return splits_of(data)
+
+
+def splits_of(data: Data) -> DataSplits:
+    """The splits of a spec's section `data`. Raises as `load_data`."""
     preprocessing = data.preprocessing
     normalisation = None if preprocessing is None else Preprocessing(**preprocessing.model_dump())
     return load_splits(data.kind, _sizes(data), normalisation, **_options(data))
@@ -67,8 +76,13 @@ def load_training_images(spec: Spec) -> Split | None:
     """
     if spec.finetune is None or spec.data is None:
         return None
-    training = load_training(spec.data.kind, _sizes(spec.data), spec.finetune.images, **_options(spec.data))
-    check_trainable(training, spec.finetune.settings())
+    return training_of(spec.data, spec.finetune.images, spec.finetune.settings())
+
+
+def training_of(data: Data, images: int | None, recipe: FineTuneSettings) -> Split:
+    """So many training images, or all. Raises as `load_training_images`."""
+    training = load_training(data.kind, _sizes(data), images, **_options(data))
+    check_trainable(training, recipe)
     return training
 
 
@@ -108,7 +122,7 @@ def build_problem(
         data = load_data(spec)
     if data is None:
         raise ValueError(f"network {spec.network.kind!r} needs data")
-    if spec.pruning.granularity == "fine_grained":
+    if spec.pruning.of_weights:
         return WeightProblem(
             _network(spec),
             data,
@@ -157,19 +171,30 @@ def build_untrained(spec: Spec) -> nn.Module:
     Raises:
         ValueError: there is no such network.
     """
-    match spec.network:
-        case CifarResnet(depth=depth, classes=classes):
+    return build_architecture(spec.network)
+
+
+def build_architecture(network: Architecture | Network) -> nn.Module:
+    """An untrained network (a user's function may return a trained one).
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    match network:
+        case CifarResnetArchitecture(depth=depth, classes=classes):
             return zoo.cifar_resnet(depth, classes)
-        case Lenet(name=name, classes=classes):
+        case LenetArchitecture(name=name, classes=classes):
             return zoo.lenet(name, classes)
-        case MobileNetV1(width=width, classes=classes):
+        case MobileNetV1Architecture(width=width, classes=classes):
             return zoo.mobilenet_v1(width, classes)
-        case Torchvision(name=name, classes=classes):
+        case TorchvisionArchitecture(name=name, classes=classes):
             return zoo.torchvision_network(name, classes)
         case UserFunction(target=target, folder=folder):
             return zoo.user_network(target, folder)
         case Digits():
             return zoo.digits_network()
+        case TextClassifier():
+            return zoo.TextClassifier()
         case Toy():
             raise ValueError("the toy problem has no network")
 
@@ -177,7 +202,12 @@ def build_untrained(spec: Spec) -> nn.Module:
 def _network(spec: Spec) -> nn.Module:
     """The network with its weights."""
     network = build_untrained(spec)
-    weights = zoo.digits_weights() if isinstance(spec.network, Digits) else getattr(spec.network, "weights", None)
+    weights: Path | None = getattr(spec.network, "weights", None)
+    match spec.network:
+        case Digits():
+            weights = zoo.digits_weights()
+        case TextClassifier():
+            weights = zoo.text_classifier_weights()
     if weights is not None:
         zoo.load_weights(network, weights)
     return network

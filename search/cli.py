@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from search.cli_errors import FAILED, INTERRUPTED, NO_FEASIBLE_POLICY, USAGE, clear_errors, fail
+from search.cli_lottery import lottery
 from search.cli_lut import lut
 from search.cli_sensitivity import sensitivity
 from search.cli_service import (
@@ -184,7 +185,7 @@ def measure(folder: Path, sparse: bool, agent: str | None, seed: int | None, thr
         click.echo(f"report: {folder / 'report.html'}")
 
 
-for command in (lut, sensitivity, serve, submit, ls, logs, wait, cancel, rm):
+for command in (lut, sensitivity, lottery, serve, submit, ls, logs, wait, cancel, rm):
     main.add_command(command)
 
 

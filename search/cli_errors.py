@@ -11,6 +11,8 @@ import click
 
 from search.errors import UserError
 
+#: what the extra `search` brings
+_SEARCH = frozenset({"torchvision", "stable_baselines3", "cmaes", "ray", "onnx", "onnxscript", "onnxruntime"})
 FAILED, USAGE, NO_FEASIBLE_POLICY, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -21,6 +23,10 @@ def clear_errors() -> Iterator[None]:
         yield
     except (UserError, ConnectionError) as error:
         fail(error, USAGE)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _SEARCH:
+            raise
+        fail(f"{error}; this verb needs: pip install 'amc-search[search]'", USAGE)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
 

@@ -51,10 +51,12 @@ def client_options(command: _Command) -> _Command:
 @click.option(
     "--resume/--no-resume", "resume_interrupted", default=False, help="At the start, resume interrupted jobs."
 )
-@click.option("--address", help="Of a Ray cluster that all jobs use; by default each starts its own.")
+@click.option("--address", help="Of a Ray cluster, or of its Ray Jobs (http://HEAD:8265), that all jobs use.")
+@click.option("--cluster", "clusters", multiple=True, help="As --address, for jobs whose spec names it; repeatable.")
 def serve(
     data: Path, host: str, port: int, token: str | None, max_running: int, max_queued: int, max_evaluations: int,
     max_upload: int, watch: tuple[Path, ...], resume_interrupted: bool, address: str | None,
+    clusters: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run jobs for others: an API, and a page to watch and compare them. Jobs go on when the server ends."""
     with clear_errors():
@@ -67,7 +69,7 @@ def serve(
             fail(f"{error}; the server needs: pip install 'amc-search[serve]'", USAGE)
         limits = Limits(upload=max_upload * 2**20, queued=max_queued, evaluations=max_evaluations)
         driver = DRIVER if address is None else (*DRIVER, "--address", address)
-        settings = Settings(data, watch, max_running, token, driver, resume_interrupted, limits)
+        settings = Settings(data, watch, max_running, token, driver, resume_interrupted, limits, clusters)
         click.echo(f"http://{f'[{host}]' if ':' in host else host}:{port}  data: {data}", err=True)
         run_server(settings, host, port)
 

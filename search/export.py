@@ -6,12 +6,13 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from amc_env.fine_grained import WeightProblem
@@ -29,6 +30,7 @@ from search.latency_job import job_table
 from search.results import Results
 from search.spec_models import Spec
 
+Masks = dict[str, NDArray[np.bool_]]
 #: largest difference allowed between the ONNX network's and the network's outputs, relative to the largest output
 ONNX_TOLERANCE = 1e-4
 
@@ -92,17 +94,24 @@ def export_job(
             "onnx": {"largest_relative_difference": difference, "images_compared": len(example)},
         }
         if isinstance(problem, WeightProblem):
-            card["compression"] = _export_weights(problem, network, widths, folder)
+            removed_in_training = tuned is not None and bool(tuned.sparsity)
+            masks = _nonzero(network, problem.masks(widths)) if removed_in_training else problem.masks(widths)
+            card["compression"] = _export_weights(problem, network, masks, widths, folder)
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
     return chosen
 
 
-def _export_weights(problem: WeightProblem, network: nn.Module, widths: Widths, folder: Path) -> list[dict[str, Any]]:
+def _export_weights(
+    problem: WeightProblem, network: nn.Module, masks: Masks, widths: Widths, folder: Path
+) -> list[dict[str, Any]]:
     """Write which weights stay and the network as it is stored; returns what each stage of compression takes."""
-    masks = problem.masks(widths)
     np.savez_compressed(folder / "masks.npz", allow_pickle=False, **masks)
-    save_compressed(network, list(masks), problem.storage, folder / "compressed")
+    save_compressed(network, list(masks), problem.storage, folder / "compressed", problem.settings.pattern)
     return problem.compression(network, widths)
+
+
+def _nonzero(network: nn.Module, layers: Iterable[str]) -> Masks:
+    return {name: network.get_parameter(f"{name}.weight").detach().cpu().numpy() != 0 for name in layers}
 
 
 def load_exported(folder: Path) -> nn.Module:
@@ -113,7 +122,7 @@ def load_exported(folder: Path) -> nn.Module:
     card = json.loads((folder / "card.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())
     network = build_untrained(Spec.model_validate(card["spec"]))
-    if plan.get("granularity") != "fine_grained":
+    if "granularity" not in plan:  # of channels
         network = apply_plan(network, plan)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval()

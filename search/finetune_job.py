@@ -2,7 +2,8 @@
 
 In the job's folder, for each network, `finetune/<agent>-seed<k>/` (or `finetune/dense/`):
 
-- `start.pt`, `checkpoint.pt`: the pruned weights, and the state after each epoch, as long as the training is not done
+- `start.pt`, `checkpoint.pt`: the weights at the start (of the winner, or of the dense network if weights are removed
+  during the training), and the state after each epoch, as long as the training is not done
 - `weights.pt`: what it led to; not there if it diverged
 - `result.json`: if and only if it is done
 """
@@ -17,11 +18,14 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import nn
 
+from amc_env.fine_grained import WeightProblem
 from amc_env.image_problem import ImageProblem
 from amc_env.problem import Widths
 from amc_env.splits import Split
 from amc_env.training.augment import augmentation_of
 from amc_env.training.finetune import DivergedError, TrainingLog, TrainingProgress, fine_tune
+from amc_env.training.regularizers import Regularizer
+from amc_env.training.sparsify import Sparsify
 from amc_env.weights import load_weights, save_weights
 from hw.files import write_atomically
 from hw.torch_threads import torch_threads
@@ -29,7 +33,7 @@ from search.errors import UserError
 from search.machine import available_cpus
 from search.progress import FineTuneProgress
 from search.results import FineTunedRecord, FineTuneRecord, PolicyRecord, Results, SplitScores, TrialRecord
-from search.spec_models import Finetune
+from search.spec_training import Finetune
 from search.tables import agents_of, finished_trials, winner
 
 OnFineTuneProgress = Callable[[FineTuneProgress], None]
@@ -111,29 +115,51 @@ class _Work:
         if (place / "result.json").exists():
             return _read(place / "result.json", widths)
         place.mkdir(parents=True, exist_ok=True)
-        network = self._start(place / "start.pt", widths)
-        before = self._scores(network)
+        sparsify = self._sparsify(widths)
+        network = self._start(place / "start.pt", widths, sparsify)
+        before = self._scores(network if sparsify is None else self.problem.prune(widths))
         agent, _, seed = name.rpartition("-seed")
         record = FineTunedRecord(
             agent=agent or _DENSE, seed=int(seed) if agent else self.recipe.seed, widths=widths, folder=name,
             before=before, after=None, steps=0, losses=(), seconds=0.0,
         )  # fmt: skip
         try:
-            log = self._fine_tune(network, place / "checkpoint.pt", partial(self._report, index, name))
+            log = self._fine_tune(network, sparsify, place / "checkpoint.pt", partial(self._report, index, name))
         except DivergedError as error:
             record = record.model_copy(update={"error": str(error)})
         else:
             save_weights(network, place / "weights.pt")
             update = {"after": self._scores(network), "steps": log.steps, "losses": log.losses, "seconds": log.seconds}
+            if sparsify is not None:
+                update |= {"sparsity": log.sparsity, "size_bytes": self._size(network, widths)}
             record = record.model_copy(update=update)
         write_atomically(place / "result.json", record.model_dump_json(indent=1))
         for file in ("start.pt", "checkpoint.pt"):
             (place / file).unlink(missing_ok=True)
         return record
 
-    def _start(self, path: Path, widths: Widths) -> nn.Module:
-        """The pruned network; its weights are kept, for another attempt may round otherwise."""
-        network = self.problem.prune(widths)
+    def _sparsify(self, widths: Widths) -> Sparsify | None:
+        """What the training is to remove; None if nothing."""
+        if self.recipe.sparsify is None or not isinstance(self.problem, WeightProblem):
+            return None
+        targets = {
+            decision.name: width
+            for decision, width in zip(self.problem.decisions, widths, strict=True)
+            if width < decision.size
+        }
+        pattern = self.problem.settings.pattern.name
+        return Sparsify(self.recipe.sparsify.settings(), targets, pattern) if targets else None
+
+    def _size(self, network: nn.Module, widths: Widths) -> float | None:
+        """Bytes of the network as it is stored, before any Huffman code."""
+        if not isinstance(self.problem, WeightProblem):
+            return None
+        stages = self.problem.compression(network, widths)
+        return next((float(stage["bytes"]) for stage in stages if stage["stage"] == "pruned"), None)
+
+    def _start(self, path: Path, widths: Widths, sparsify: Sparsify | None) -> nn.Module:
+        """The network to train; its weights are kept, for another attempt may round otherwise."""
+        network = self.problem.prune(widths if sparsify is None else self.problem.dense_widths)
         if path.exists():
             load_weights(network, path)
         else:
@@ -141,7 +167,11 @@ class _Work:
         return network
 
     def _fine_tune(
-        self, network: nn.Module, checkpoint: Path, on_progress: Callable[[TrainingProgress], None]
+        self,
+        network: nn.Module,
+        sparsify: Sparsify | None,
+        checkpoint: Path,
+        on_progress: Callable[[TrainingProgress], None],
     ) -> TrainingLog:
         settings = self.recipe.settings()
         return fine_tune(
@@ -150,6 +180,8 @@ class _Work:
             self.problem.data.preprocessing,
             settings,
             teacher=self.problem.network if settings.distillation > 0.0 else None,
+            sparsify=sparsify,
+            regularizer=regularizer_of(self.recipe, self.problem),
             checkpoint=checkpoint,
             on_progress=on_progress,
             device=self.problem.device,
@@ -172,6 +204,35 @@ class _Work:
                 left * progress.seconds_per_step,
             )
         )  # fmt: skip
+
+
+def regularizer_of(recipe: Finetune, problem: ImageProblem) -> Regularizer | None:
+    """The penalty of the spec on the layers that the problem decides on, or on all where it decides on channels."""
+    if recipe.regularizer is None:
+        return None
+    if not isinstance(problem, WeightProblem):
+        return recipe.regularizer.regularizer("filter")
+    layers = tuple(decision.name for decision in problem.decisions)
+    return recipe.regularizer.regularizer(problem.settings.pattern.name, layers)
+
+
+def check_recipe(recipe: Finetune, problem: ImageProblem, training: Split) -> None:
+    """Refuse, before anything is searched, what the training would refuse after it.
+
+    Raises:
+        ValueError: the regularizer does not suit the network, or the training is too short for its schedule.
+    """
+    regularizer = regularizer_of(recipe, problem)
+    if regularizer is not None:
+        try:
+            regularizer.of(problem.network)
+        except ValueError as error:
+            raise ValueError(f"finetune: {error}") from error
+    if recipe.sparsify is not None:
+        try:
+            recipe.sparsify.settings().schedule_over(recipe.settings().total_steps(len(training)))
+        except ValueError as error:
+            raise ValueError(f"finetune.sparsify: {error}") from error
 
 
 def _read(path: Path, widths: Widths) -> FineTunedRecord:

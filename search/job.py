@@ -37,7 +37,7 @@ from hw.files import write_atomically
 from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, load_training_images, measure_test
 from search.errors import UserError
-from search.finetune_job import fine_tune_winners
+from search.finetune_job import check_recipe, fine_tune_winners
 from search.latency_job import (
     finish_refinement,
     given_table,
@@ -51,6 +51,7 @@ from search.locking import acquire, held
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
 from search.measure import MeasureOptions, measure_winner
 from search.progress import CalibrationProgress, LatencyProgress, OnJobProgress, SetUpProgress, TrialProgress
+from search.ray_jobs import end_lost_driver, is_jobs_address
 from search.report import write_report
 from search.results import (
     BudgetRecord,
@@ -116,6 +117,7 @@ def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgr
     """Go on with a job that was interrupted or in which trials failed. Returns and raises as `run_job`."""
     job_spec(folder)
     with _locked(folder):
+        end_lost_driver(folder.resolve())
         return continue_job(folder, address, on_progress)
 
 
@@ -164,6 +166,12 @@ def is_running(folder: Path) -> bool:
 
 def _prepare(spec: Spec, address: str | None, on_progress: OnJobProgress) -> _Job:
     try:
+        address = address or spec.resources.address
+        if is_jobs_address(address):
+            raise UserError(
+                f"{address} is the address of Ray Jobs, where a server has searches driven: submit the job to `amc "
+                f"serve`; to drive it from here, give the address of the cluster itself, such as head:6379"
+            )
         if address is None:
             trials_at_once(spec.resources, [available_cpus()], spec.evaluations_at_once)
         else:
@@ -173,7 +181,10 @@ def _prepare(spec: Spec, address: str | None, on_progress: OnJobProgress) -> _Jo
             spec, data, given_table(spec), lambda done, total: on_progress(CalibrationProgress(done, total))
         )
         _check_agents(spec, problem)
-        return _Job(spec, data, problem, address, training=load_training_images(spec))
+        training = load_training_images(spec)
+        if spec.finetune is not None and training is not None and isinstance(problem, ImageProblem):
+            check_recipe(spec.finetune, problem, training)
+        return _Job(spec, data, problem, address, training=training)
     except (ValueError, OSError) as error:
         raise JobError(str(error)) from error
 

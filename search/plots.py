@@ -74,7 +74,7 @@ def cost_plot(results: Results, cost: str, *, width: int = 960, height: int = 40
     if not points:
         return empty(width, label, "no evaluation was within the budgets")
     limit = next((budget.limit / dense for budget in results.budgets if budget.cost == cost), None)
-    frame = Frame(width, height, left=64, top=30, bottom=64)
+    frame = Frame(width, height, left=76, top=30, bottom=64)
     x = cost_scale(frame, [share for share, _ in points], limit)
     y = height_scale(results, frame, [y for _, y in points] + [level])
     parts = height_axis(results, frame, y) + cost_axis(results, cost, frame, x)

@@ -9,10 +9,10 @@ import yaml
 
 from hw.files import write_atomically
 from search.figures import cost_label, duration, human, percent
-from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict
+from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict, training_plot
 from search.latency_report import prediction_plot, staircase_plot
 from search.measure_report import measured_sections
-from search.page_parts import both, escape, prose, row, section, stacked, swatch, table
+from search.page_parts import both, escape, legend, prose, row, section, stacked, swatch, table
 from search.results import LatencyRecord, Results, TimingRecord, TrialRecord
 from search.sections import (
     comparison_section,
@@ -27,6 +27,8 @@ from search.sensitivity_report import sensitivity_sections
 from search.series_report import series_plot, series_table, with_series
 from search.tables import agents_of, budgeted_costs, winner
 from search.theme import CSS
+
+_PLOTTED = ("Loss", "Loss, and weights removed")  # whether there is sparsity to show
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -75,7 +77,11 @@ def _fine_tuning(results: Results) -> str:
     headings, cells = fine_tuning_table(results, record)
     body = [row(headings, [*map(escape, line)], "dense" if line[0] == "dense" else "") for line in cells]
     said = "".join(f'<p class="caption">{prose(line)}</p>' for line in fine_tuning_verdict(results, record))
-    return section("Fine-tuning", fine_tuning_caption(results, record), table(headings, body) + said)
+    drawn = both(partial(training_plot, results, record)) if training_plot(results, record) else ""
+    plot = f"<h3>{_PLOTTED[any(network.sparsity for network in record.winners)]}</h3>{legend(results)}{drawn}"
+    return section(
+        "Fine-tuning", fine_tuning_caption(results, record), table(headings, body) + said + plot * bool(drawn)
+    )
 
 
 def _series(results: Results) -> str:

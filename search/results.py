@@ -233,6 +233,10 @@ class FineTunedRecord(Record):
         losses: mean loss of each epoch.
         seconds: of training.
         error: why there is no network; null if there is.
+        sparsity: steps done and fraction removed then of the weights that are pruned, at each change, if weights were
+            removed during the training; `before` is then the winner as the search found it, and the training began from
+            the dense network.
+        size_bytes: in that case of the network as it is stored, for its own zeros take other runs than the winner's.
     """
 
     agent: str
@@ -245,6 +249,8 @@ class FineTunedRecord(Record):
     losses: tuple[float, ...]
     seconds: float
     error: str | None = None
+    sparsity: tuple[tuple[int, float], ...] = ()
+    size_bytes: float | None = None
 
 
 class FineTuneRecord(Record):

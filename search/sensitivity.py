@@ -184,7 +184,7 @@ def make_curves(
 
 
 def _units(spec: Spec) -> Units:
-    return "weights" if spec.pruning.granularity == "fine_grained" else "channels"
+    return "weights" if spec.pruning.of_weights else "channels"
 
 
 def curves_csv(curves: Sequence[Curve]) -> str:

@@ -54,7 +54,7 @@ def series_plot(results: Results, trial: TrialRecord, cost: str, width: int = 96
     dense, level = results.dense.costs[cost], height_of(results, results.dense) or 0.0
     limit = next((budget.fraction for budget in results.budgets if budget.cost == cost), None)
     points = [(network.costs[cost] / dense, height_of(results, network) or 0.0) for network in trial.series]
-    frame = Frame(width, 400 if width > 500 else 330, left=64, top=30, bottom=64)
+    frame = Frame(width, 400 if width > 500 else 330, left=76, top=30, bottom=64)
     x = cost_scale(frame, [share for share, _ in points], limit)
     y = height_scale(results, frame, [seen for _, seen in points] + [level])
     parts = height_axis(results, frame, y) + cost_axis(results, cost, frame, x)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from search.spec_models import Spec, SpecError, nearest, spec_schema
+from search.spec_base import nearest
+from search.spec_models import Spec, SpecError, spec_schema
 
-__all__ = ["STARTER", "Spec", "SpecError", "check", "load_raw", "load_spec", "save_spec", "schema_text", "spec_schema"]
+__all__ = [
+    "STARTER",
+    "Spec",
+    "SpecError",
+    "check",
+    "load_as",
+    "load_raw",
+    "load_spec",
+    "save_spec",
+    "schema_text",
+    "spec_schema",
+]
 
+Model = TypeVar("Model", bound=BaseModel)
 #: keys whose values are paths, wherever they stand
 PATH_KEYS = frozenset({"weights", "path", "labels", "folder", "table"})
 
@@ -22,11 +35,12 @@ version: 1
 name: digits-half-macs
 
 # cifar_resnet (depth, classes, weights), mobilenet_v1 (width, classes, weights), torchvision (name, classes, weights),
-# function (target: "module:function", weights), or the embedded one that is trained on first use:
+# function (target: "module:function", weights), or one that is embedded and trained on first use: text_classifier, or
 network: {kind: digits}
 
-# npz (path), cifar10, cifar100, mnist, fashion_mnist (path, download), image_folder (path, labels, resize, crop):
-# these need search_images and test_images. Agents see the search split, only the report sees the test split.
+# npz (path), cifar10, cifar100, mnist, fashion_mnist (path, download), image_folder (path, labels, resize, crop),
+# npz_tokens (path): these need search_images and test_images; stdlib_docs has the sentences for text_classifier.
+# Agents see the search split, only the report sees the test split.
 data:
   kind: digits
   calibration_images: 500
@@ -45,7 +59,8 @@ budget: {macs: 50%}
 pruning:
   round_to: 4          # channel counts are multiples of this
   max_ratio: 0.8       # no decision removes more than this fraction
-  criterion: input_l1  # or l1, l2, energy, obs (greedily, what costs least to reconstruct; slow for large layers)
+  criterion: input_l1  # or l1, l2, energy, obs (greedily, what costs least to reconstruct; slow for large layers),
+                       # bn_scale, apoz, random, obd; with labels gradient, snip, snip_momentum, taylor
 
 evaluation:
   fidelity: sequential # fit each layer to the dense network; or prefix (each by itself), magnitude (no fit)
@@ -64,7 +79,7 @@ agents:
   - kind: ddpg
   - kind: local_search
   - kind: reconstruction
-  - kind: uniform
+  - kind: uniform      # the same ratio everywhere; global: one threshold over the criterion's scores of all layers
   - kind: random
   # also: surrogate, cma_es, netadapt, sensitivity, td3, sac, and plan (path: a policy of your own)
 seeds: [0, 1, 2]       # each agent runs once per seed
@@ -72,6 +87,8 @@ evaluations: 70        # of each trial
 
 # Train each agent's best policy when all trials are finished, on the training images, and compare before and after:
 # finetune: {epochs: 10, learning_rate: 0.01}
+# of weights (pruning.granularity) also from the dense network, with masks that tighten meanwhile; and with a penalty:
+# finetune: {epochs: 10, sparsify: {decay: exp, end: 0.7, frequency: 50}, regularizer: {kind: l1, strength: 1e-5}}
 
 resources:
   trials_in_parallel: null   # as many as there are CPUs for
@@ -91,17 +108,22 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: the file is not there or not YAML, a key is unknown, or a value does not fit.
     """
+    return load_as(Spec, path, overrides)
+
+
+def load_as(model: type[Model], path: Path | str, overrides: Sequence[str] = ()) -> Model:
+    """The same for another kind of spec. Arguments and errors as of `load_spec`."""
     file = Path(path)
     folder = file.resolve().parent
     raw = _with_absolute_paths(_read(file), folder)
     for override in overrides:
         _apply(raw, override)
     _fill_in_folders(raw, folder)
-    spec, faults = check(raw)
-    if spec is None:
-        lines = (f"{path}: {message}" if path else message for path, message in faults)
-        raise SpecError("\n".join(f"{file}: {line}" for line in lines))
-    return spec
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = (f"{key}: {message}" if key else message for key, message in _explain(error, model))
+        raise SpecError("\n".join(f"{file}: {line}" for line in lines)) from None
 
 
 def load_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -121,7 +143,7 @@ def check(raw: Mapping[str, Any]) -> tuple[Spec | None, list[tuple[str, str]]]:
     try:
         return Spec.model_validate(raw), []
     except ValidationError as error:
-        return None, _explain(error)
+        return None, _explain(error, Spec)
 
 
 def save_spec(spec: Spec) -> str:
@@ -199,11 +221,11 @@ def _key(place: Any, part: str, override: str) -> str | int:
     return int(part)
 
 
-def _explain(error: ValidationError) -> list[tuple[str, str]]:
+def _explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
     """Of each fault the dotted key, and what is wrong, with the nearest known key."""
     faults = []
     for fault in error.errors():
-        dotted, known = _place(fault["loc"])
+        dotted, known = _place(fault["loc"], model.model_json_schema())
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             known_keys = ", ".join(known)
@@ -216,19 +238,18 @@ def _explain(error: ValidationError) -> list[tuple[str, str]]:
             message = f"unknown kind {tag!r}{nearest(tag, tags)} (known: {', '.join(tags)})"
         elif fault["type"] == "union_tag_not_found":
             message = "expected a mapping with a kind, such as {kind: ...}"
-        elif isinstance(fault["input"], str | int | float):
+        elif isinstance(fault["input"], str | int | float) and ", got " not in message:
             message = f"{message}, got {fault['input']!r}"
         faults.append((dotted, message))
     return faults
 
 
-def _place(location: Sequence[str | int]) -> tuple[str, list[str]]:
+def _place(location: Sequence[str | int], root: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The dotted key of a fault in the file, and the keys known at that level.
 
     A location names the chosen member of a union as well, which the file does not: the schema tells them apart.
     """
-    root = spec_schema()
-    schema: Mapping[str, Any] = root
+    schema = root
     parts: list[str] = []
     known: list[str] = []
     for part in location:

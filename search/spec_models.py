@@ -2,223 +2,153 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from agents.base import Agent
 from agents.registry import AnyAgent
 from amc_env.budget import parse_limit
 from amc_env.objectives import find_objective
 from amc_env.problem import RewardForm
-from amc_env.pruning.criteria import Criterion
+from amc_env.pruning.criteria import CRITERIA, Criterion, needs_calibration
+from amc_env.pruning.patterns import FINE_GRAINED, parse_pattern
+from amc_env.pruning.saliency import SaliencySettings
 from amc_env.settings import Dtype, EvaluationSettings, Fidelity, PruningSettings, ShortFineTuning, WeightSettings
-from amc_env.storage import Codes, StorageSettings
-from amc_env.training.recipe import FineTuneSettings, Schedule
+from amc_env.storage import Codes, Format, StorageSettings
 from hw.cost import COST_MODELS, SPARSE_LATENCY
 from hw.host import RUNTIME_NAMES, Conditions
 from hw.latency_table import LatencyTable
 from search.errors import UserError
+from search.spec_base import Count, Part, Seed, nearest
+from search.spec_inputs import Data, Network
+from search.spec_training import Finetune
 
 #: the key beside the limits of a budget that names the file of a latency table
 TABLE = "table"
-Seed = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+_WHOLE = ("filter", "channel", "fine_grained")  # patterns that suit every layer
 
 
 class SpecError(UserError):
     """The spec cannot be used as it is; the message says where and why."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class CifarResnet(_Part):
-    """A ResNet of 6n + 2 layers for 32x32 images, with option-A shortcuts."""
-
-    kind: Literal["cifar_resnet"]
-    depth: Count
-    classes: Count = 10
-    weights: Path
-
-
-class Lenet(_Part):
-    """One of the two networks for MNIST of LeCun et al., in the sizes that the papers on pruning take."""
-
-    kind: Literal["lenet"]
-    name: Literal["lenet-300-100", "lenet-5"]
-    classes: Count = 10
-    weights: Path
-
-
-class MobileNetV1(_Part):
-    """MobileNet-V1 with all channel counts times `width`."""
-
-    kind: Literal["mobilenet_v1"]
-    width: float = Field(default=1.0, gt=0)
-    classes: Count = 1000
-    weights: Path
-
-
-class Torchvision(_Part):
-    """A classification model of torchvision by its name."""
-
-    kind: Literal["torchvision"]
-    name: str
-    classes: Count = 1000
-    weights: Path
-
-
-class Digits(_Part):
-    """The small embedded network for scikit-learn's digits, trained on first use."""
-
-    kind: Literal["digits"]
-
-
-class UserFunction(_Part):
-    """A function of the user's, without arguments, that returns a network; without `weights` it returns a trained one.
+class SaliencyOptions(Part):
+    """What else a criterion reads; see `amc_env.pruning.saliency.SaliencySettings`.
 
     Attributes:
-        target: "module:function".
-        folder: where the module is looked for first; by default the folder of the spec.
+        seed: of the criteria random and obd.
+        snip_factors: of snip_momentum: of the score so far, and of the new one.
     """
 
-    kind: Literal["function"]
-    target: str
-    folder: Path
-    weights: Path | None = None
-
-
-class Toy(_Part):
-    """The toy problem: no network and no data, a closed-form accuracy.
-
-    Attributes:
-        seconds_per_evaluation: each evaluation takes this long, for trying out the service.
-    """
-
-    kind: Literal["toy"]
-    decisions: Count = 6
-    channels: int = Field(default=16, ge=2)
     seed: Seed = 0
-    seconds_per_evaluation: float = Field(default=0.0, ge=0.0)
+    snip_factors: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (1.0, 0.9)
+
+    def settings(self) -> SaliencySettings:
+        """The same for the problem."""
+        return SaliencySettings(**self.model_dump())
 
 
-Network = Annotated[
-    CifarResnet | Lenet | MobileNetV1 | Torchvision | Digits | UserFunction | Toy, Field(discriminator="kind")
-]
-
-
-class Normalisation(_Part):
-    """Images to network input: divide by `scale`, subtract `mean`, divide by `std`. Replaces all of the kind's own."""
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
-    scale: float = Field(default=255.0, gt=0)
-    rotate_180: bool = False
-
-
-class _Images(_Part):
-    calibration_images: Count = 500
-    search_images: Count
-    test_images: Count
-    seed: Seed = 0
-    preprocessing: Normalisation | None = None
-
-
-class DigitsImages(_Images):
-    """Scikit-learn's digits."""
-
-    kind: Literal["digits"]
-    search_images: Count = 450
-    test_images: Count = 450
-
-
-class Npz(_Images):
-    """Arrays test_images and test_labels, and perhaps train_images and train_labels, in one .npz file."""
-
-    kind: Literal["npz"]
-    path: Path
-
-
-class TorchvisionImages(_Images):
-    """A data set of torchvision, in its layout under `path`."""
-
-    kind: Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
-    path: Path
-    download: bool = False
-
-
-class ImageFolder(_Images):
-    """One sub-folder per class, or any files named by a CSV `labels` (file, class_index)."""
-
-    kind: Literal["image_folder"]
-    path: Path
-    labels: Path | None = None
-    resize: Count | None = None
-    crop: Count | None = None
-
-
-Data = Annotated[DigitsImages | Npz | TorchvisionImages | ImageFolder, Field(discriminator="kind")]
-
-
-class Pruning(_Part):
-    """What is removed; see `amc_env.settings.PruningSettings` for channels and `WeightSettings` for single weights.
+class Pruning(Part):
+    """What is removed; see `amc_env.settings.PruningSettings` for channels and `WeightSettings` for weights.
 
     Attributes:
-        granularity: channels, or single weights ("fine_grained"), for which the defaults are others.
+        granularity: "channel": whole channels, for good; else weights become zero, for which the defaults are others:
+            "fine_grained" (single ones), "vector", "kernel", "filter", NxM (such as "4x1") or N:M (such as "2:4",
+            "n:4"); see `amc_env.pruning.patterns`.
+        criterion: what goes first; see `amc_env.pruning.saliency`, and `amc_env.pruning.criteria` for channels alone.
     """
 
-    granularity: Literal["channel", "fine_grained"] = "channel"
+    younger: ClassVar[frozenset[str]] = frozenset({"saliency"})
+
+    granularity: str = "channel"
     round_to: Count = 8
     max_ratio: float = Field(default=0.8, gt=0, lt=1)
     criterion: Criterion = "input_l1"
+    saliency: SaliencyOptions = SaliencyOptions()
     keep: tuple[str, ...] = ()
+
+    @field_validator("criterion", mode="before")
+    @classmethod
+    def _known_criterion(cls, criterion: Any) -> Any:
+        if criterion not in CRITERIA:
+            known = ", ".join(CRITERIA)
+            raise ValueError(f"expected one of {known}, got {criterion!r}{nearest(str(criterion), CRITERIA)}")
+        return criterion
+
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _known_pattern(cls, granularity: Any) -> Any:
+        if isinstance(granularity, int):  # YAML 1.1 reads 2:4 without quotes to base 60
+            granularity = f"{granularity // 60}:{granularity % 60}"
+        if isinstance(granularity, str):
+            parse_pattern(granularity)
+        return granularity
 
     @model_validator(mode="after")
     def _usable(self) -> Pruning:
-        if self.granularity == "fine_grained":
+        if self.of_weights:
             self.weight_settings()
             if self.round_to != 1:
-                raise ValueError(
-                    f"round_to: weights are removed one by one, expected 1 or nothing, got {self.round_to}"
-                )
+                raise ValueError(f"round_to: how many weights stay follows from the pattern, got {self.round_to}")
         return self
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether weights become zero, and no channels go."""
+        return self.granularity != "channel"
 
     def settings(self) -> PruningSettings:
         """The same for a problem of channels."""
-        return PruningSettings(**self.model_dump(exclude={"granularity"}))
+        own = self.model_dump(exclude={"granularity", "saliency"})
+        return PruningSettings(**own, saliency=self.saliency.settings())
 
     def weight_settings(self) -> WeightSettings:
         """The same for a problem of single weights.
 
         Raises:
-            ValueError: the criterion is one of channels.
+            ValueError: the criterion does not suit the pattern.
         """
-        return WeightSettings(**self.model_dump(exclude={"granularity", "round_to"}))
+        own = self.model_dump(exclude={"round_to", "saliency"})
+        return WeightSettings(**own, saliency=self.saliency.settings())
 
 
-#: defaults of a spec that removes single weights, where they differ from those for channels
+#: defaults of a spec that removes weights, where they differ from those for channels
 _SINGLE_WEIGHTS = {"round_to": 1, "max_ratio": 0.98, "criterion": "obs"}
 
 
-class Storage(_Part):
-    """How a network with single weights removed is stored; see `amc_env.storage.StorageSettings`."""
+class Storage(Part):
+    """How a network with weights removed is stored; see `amc_env.storage.StorageSettings`.
 
-    format: Literal["eie"] = "eie"
+    Attributes:
+        format: by default "eie" for single weights, "pattern" for units of them.
+    """
+
+    format: Format = "eie"
     elements: Count = 1
     codebook: Codes | None = None
+
+    @model_validator(mode="after")
+    def _usable(self) -> Storage:
+        try:
+            self.settings()
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("storage: ")) from error
+        return self
 
     def settings(self) -> StorageSettings:
         """The same for the problem."""
         return StorageSettings(**self.model_dump())
 
 
-class ShortFinetune(_Part):
+class ShortFinetune(Part):
     """Training after each repair; see `amc_env.settings.ShortFineTuning`."""
 
     steps: int = Field(default=0, ge=0)
@@ -226,7 +156,7 @@ class ShortFinetune(_Part):
     batch: int = Field(default=128, ge=2)
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """How a pruned network is evaluated; see `amc_env.settings.EvaluationSettings`.
 
     Attributes:
@@ -265,7 +195,7 @@ class Evaluation(_Part):
         return EvaluationSettings(**{**self.model_dump(), "finetune": short})
 
 
-class Latency(_Part):
+class Latency(Part):
     """How latency is measured, for a budget on `latency_ms`; of `sparse_latency_ms` threads, batch and margin.
 
     Attributes:
@@ -302,54 +232,7 @@ class Latency(_Part):
         return Conditions(self.runtime, self.threads, self.batch)
 
 
-class Finetune(_Part):
-    """Training of the winners when all trials are finished, all by one recipe.
-
-    The recipe is that of `amc_env.training.recipe.FineTuneSettings`, with the keys of that class. Beside it:
-
-    Attributes:
-        images: of the training images, how many; by default all, or where a data set has no training images all that
-            are in neither search nor test split.
-        per: "agent": the best policy of each agent on the search split; "trial": that of each trial.
-        dense: train the dense network by the same recipe too, to tell what it gains by the training alone.
-        threads: by default as many as there are CPUs. Another number changes the last digits.
-    """
-
-    epochs: Count | None = None
-    steps: Count | None = None
-    batch: int = Field(default=128, ge=2)
-    learning_rate: float = Field(default=0.01, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(default=1e-4, ge=0)
-    schedule: Schedule = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    distillation: float = Field(default=0.0, ge=0, le=1)
-    temperature: float = Field(default=4.0, gt=0)
-    crop_padding: int | None = Field(default=None, ge=0)
-    flip: bool | None = None
-    seed: Seed = 0
-    images: Count | None = None
-    per: Literal["agent", "trial"] = "agent"
-    dense: bool = False
-    threads: Count | None = None
-
-    @model_validator(mode="after")
-    def _usable(self) -> Finetune:
-        self.settings()
-        return self
-
-    def settings(self) -> FineTuneSettings:
-        """The recipe.
-
-        Raises:
-            ValueError: the values do not go together.
-        """
-        return FineTuneSettings(**self.model_dump(exclude={"images", "per", "dense", "threads"}))
-
-
-class Resources(_Part):
+class Resources(Part):
     """What a job may use; it changes how long a job takes, and `threads_per_trial` perhaps the last digits.
 
     Attributes:
@@ -358,25 +241,30 @@ class Resources(_Part):
         evaluations_in_parallel: how many evaluations of one trial run at once, each in a process of its own, where the
             agent asks for several (`evaluates_many`); the results are the same.
         max_failures: how often a trial or an evaluation whose process died (killed, out of memory) is started again.
+        address: of a Ray cluster that exists, such as head:6379, or by `amc serve` of its Ray Jobs, http://head:8265;
+            without one a Ray is started on this machine for the job.
     """
+
+    younger: ClassVar[frozenset[str]] = frozenset({"address"})
 
     trials_in_parallel: Count | None = None
     threads_per_trial: Count = 1
     evaluations_in_parallel: Count = 1
     max_failures: int = Field(default=2, ge=0)
+    address: str | None = Field(default=None, min_length=1)
 
     def evaluations_at_once(self, agent: Agent) -> int:
         """How many evaluations of a trial of this agent run at once."""
         return self.evaluations_in_parallel if agent.evaluates_many else 1
 
 
-class Spec(_Part):
+class Spec(Part):
     """A whole job. `spec_id` is the SHA-256 of its canonical JSON.
 
     Attributes:
         budget: limits by cost; beside `latency_ms` perhaps `table`, the file of a latency table (without it, the job
             builds one).
-        storage: only for single weights: how the network is stored, which `size` counts.
+        storage: only for single weights and units of them: how the network is stored, which `size` counts.
         features: what the eleven features count where the paper counts FLOPs; "auto": latency if that has a limit.
     """
 
@@ -405,9 +293,14 @@ class Spec(_Part):
         )
         if not (isinstance(pruning, dict) and isinstance(evaluation, dict)):
             return raw
-        if pruning.get("granularity") != "fine_grained":
+        granularity = pruning.get("granularity", "channel")
+        if granularity == "channel":
             return raw
-        return raw | {"pruning": _SINGLE_WEIGHTS | pruning, "evaluation": {"fidelity": "prefix"} | evaluation}
+        raw = raw | {"pruning": _SINGLE_WEIGHTS | pruning, "evaluation": {"fidelity": "prefix"} | evaluation}
+        storage = raw.get("storage") or {}
+        if granularity == FINE_GRAINED.name or not isinstance(storage, dict):
+            return raw
+        return raw | {"storage": {"format": "pattern"} | storage}
 
     @field_validator("budget")
     @classmethod
@@ -462,8 +355,39 @@ class Spec(_Part):
         return self
 
     @model_validator(mode="after")
+    def _fits_fine_tuning(self) -> Spec:
+        if self.finetune is None:
+            return self
+        sparsify, regularizer = self.finetune.sparsify, self.finetune.regularizer
+        if sparsify is not None and not self.pruning.of_weights:
+            raise ValueError(
+                "finetune.sparsify: removes weights while the network is trained; with granularity channel a winner's "
+                "channels are removed before. Leave it out, or set pruning.granularity: fine_grained or a pattern"
+            )
+        if sparsify is not None and self.storage is not None and self.storage.codebook is not None:
+            raise ValueError(
+                "finetune.sparsify: trains weights that share no values; leave storage.codebook out, or sparsify"
+            )
+        if regularizer is not None and not self.pruning.of_weights and regularizer.pattern not in (None, *_WHOLE):
+            raise ValueError(
+                f"finetune.regularizer: pattern: channels change the shapes of layers; expected one of "
+                f"{', '.join(_WHOLE)}, got {regularizer.pattern!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _agents_have_scores(self) -> Spec:
+        ranking = next((agent.label for agent in self.agents if agent.needs_scores), None)
+        if ranking is not None and not self.pruning.of_weights and needs_calibration(self.pruning.criterion):
+            raise ValueError(
+                f"agents: {ranking} ranks the channels of all layers, of which criterion {self.pruning.criterion} "
+                f"gives no scores that compare; take another criterion, or the agent reconstruction"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_granularity(self) -> Spec:
-        if self.pruning.granularity == "channel":
+        if not self.pruning.of_weights:
             if SPARSE_LATENCY in self.budget:
                 raise ValueError(
                     "budget: sparse_latency_ms is of single weights; limit latency_ms, or set pruning.granularity: "
@@ -542,9 +466,3 @@ def _less(limit: float | str, margin: float) -> float | str:
 def spec_schema() -> dict[str, Any]:
     """The JSON schema of a spec."""
     return Spec.model_json_schema()
-
-
-def nearest(name: str, known: Any) -> str:
-    """A hint for people: "; did you mean 'seeds'?", or nothing if no known name is near."""
-    close = difflib.get_close_matches(name, [str(entry) for entry in known], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -150,8 +150,8 @@ def _model_unit(cost: str) -> str:
 
 def units_of(results: Results) -> Literal["channels", "weights"]:
     """What the job removes: "channels" or "weights"."""
-    fine_grained = results.spec.get("pruning", {}).get("granularity") == "fine_grained"
-    return "weights" if fine_grained else "channels"
+    granularity = results.spec.get("pruning", {}).get("granularity", "channel")
+    return "channels" if granularity == "channel" else "weights"
 
 
 def objective_of(results: Results) -> str:

@@ -5,7 +5,8 @@ a layer's inputs, the removal of weight q from a row w costs w_q^2 / [H^-1]_qq; 
 -w_q / [H^-1]_qq * H^-1[:, q], which is the row's least-squares fit, and q is eliminated from H^-1.
 
 Differences from the paper: a row's inverse shrinks with its weights, so that all removals of a row of d weights take
-d^3 / 6 multiplications instead of d^3; and only the order is kept, for the weights of each level follow from it.
+d^3 / 6 multiplications instead of d^3; and only what each removal costs is kept, for the weights of each level follow
+from the order.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from amc_env.pruning.least_squares import Consumer
 FloatArray = NDArray[np.float64]
 
 
-def obs_order(consumers: Sequence[Consumer], ridge: float) -> IntArray:
-    """Weights of a layer from the last to the first removed, int64 (weights,): indices row * columns + column.
+def obs_scores(consumers: Sequence[Consumer], ridge: float) -> FloatArray:
+    """What the removal of each weight of a layer costs, float64 (rows, columns): the larger, the later it is its turn.
 
-    A row is an output, a column one of its inputs. The next removal is always that of the row in which it costs least.
+    A row is an output, a column one of its inputs. The next removal is always that of the row in which it costs least;
+    a weight that goes right after a costlier one of its row, which hid it, has that one's score, and all are told apart
+    by least steps of a float64, so that the order of the scores is the order of the removals.
 
     Args:
         consumers: of the layer's groups, with as many columns and outputs each, in the order of the outputs.
@@ -36,11 +39,22 @@ def obs_order(consumers: Sequence[Consumer], ridge: float) -> IntArray:
     traces = [_trace_rows(*_inverse_and_rows(consumer, ridge)) for consumer in consumers]
     columns = np.concatenate([removed for removed, _ in traces])
     losses = np.concatenate([losses for _, losses in traces])
-    # what a costly weight hides in its row goes right after it
     due = np.maximum.accumulate(losses, axis=1)
-    weights = columns + columns.shape[1] * np.arange(len(columns))[:, None]
-    order: IntArray = weights.reshape(-1)[np.argsort(due, axis=None, kind="stable")[::-1]]
-    return order
+    turns = np.argsort(due, axis=None, kind="stable")
+    due.reshape(-1)[turns] = _told_apart(due.reshape(-1)[turns])
+    scores = np.empty_like(due)
+    np.put_along_axis(scores, columns, due, axis=1)
+    return scores
+
+
+@compiled
+def _told_apart(ascending: FloatArray) -> FloatArray:
+    """Ascending numbers, each raised as little as makes it larger than the one before."""
+    apart = ascending.copy()
+    for place in range(1, len(apart)):
+        if apart[place] <= apart[place - 1]:
+            apart[place] = np.nextafter(apart[place - 1], np.inf)
+    return apart
 
 
 def _inverse_and_rows(consumer: Consumer, ridge: float) -> tuple[FloatArray, FloatArray]:

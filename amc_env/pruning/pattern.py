@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 def hold_pattern(weight: nn.Parameter, *, shared: bool) -> None:
@@ -24,12 +24,29 @@ def hold_pattern(weight: nn.Parameter, *, shared: bool) -> None:
     if not weight.requires_grad:
         return
     with torch.no_grad():
-        stays = weight != 0
-        held = _shared_gradient(weight, stays) if shared else partial(torch.mul, stays)
-        weight.register_hook(held)  # type: ignore[no-untyped-call]
+        if shared:
+            weight.register_hook(_shared_gradient(weight))  # type: ignore[no-untyped-call]
+        else:
+            hold_zeros(weight, weight != 0)
 
 
-def _shared_gradient(weight: torch.Tensor, stays: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def hold_zeros(weight: nn.Parameter, stays: torch.Tensor) -> RemovableHandle:
+    """From now on the gradient of a weight is zero where it does not stay; what it is there, is for the caller to set.
+
+    Args:
+        weight: of a layer.
+        stays: bool of its shape, on its device.
+
+    Returns:
+        What ends it.
+    """
+    gone = ~stays
+    handle: RemovableHandle = weight.register_hook(lambda gradient: gradient.masked_fill(gone, 0.0))  # type: ignore[no-untyped-call]
+    return handle
+
+
+def _shared_gradient(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    stays = weight != 0
     values, codes, counts = torch.unique(weight, return_inverse=True, return_counts=True)
 
     def mean(gradient: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,25 @@ def trace_channels(network: nn.Module, example: torch.Tensor) -> ChannelGraph:
     """
     if network.training:
         raise ValueError("trace_channels: expected the network in evaluation mode; call network.eval() first")
-    tracer = _Tracer(network, example)
+    return _traced(network, example, _Tracer(network, example))
+
+
+def trace_layers(network: nn.Module, example: torch.Tensor) -> ChannelGraph:
+    """The layers of a network, for what needs no channels: those that cannot be followed are fixed.
+
+    Args:
+        network: in evaluation mode; not changed.
+        example: as of `trace_channels`, or int64 token ids (n, length).
+
+    Raises:
+        UntraceableNetworkError: layers run inside an operation that hides them.
+    """
+    if network.training:
+        raise ValueError("trace_layers: expected the network in evaluation mode; call network.eval() first")
+    return _traced(network, example, _LayerTracer(network, example))
+
+
+def _traced(network: nn.Module, example: torch.Tensor, tracer: _Tracer) -> ChannelGraph:
     with torch.no_grad(), _module_names(network, tracer.module_stack), tracer:
         output = network(example)
     for tensor in tree_leaves(output):
@@ -86,9 +104,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._uses.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf))
         if name in ("t", "view", "detach", "alias") and id(args[0]) in self._stored:
             self._alias(args[0], result)
-        elif any(self.channels_of(leaf) is not None for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)):
+        elif self._concerns(name, [leaf for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]):
             self._follow(func, name, args, result)
         return result
+
+    def _concerns(self, name: str, tensors: list[torch.Tensor]) -> bool:
+        """Whether an operation has to do with channels that are followed."""
+        return any(self.channels_of(tensor) is not None for tensor in tensors)
 
     def channels_of(self, tensor: torch.Tensor) -> _Channels | None:
         return self._channels.get(id(tensor))
@@ -351,6 +373,35 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
 
+class _LayerTracer(_Tracer):  # type: ignore[no-untyped-call]
+    """Finds every layer: what it cannot follow has new channels, which are fixed."""
+
+    def _concerns(self, name: str, tensors: list[torch.Tensor]) -> bool:
+        return name in _LAYERS or name in _HIDING or super()._concerns(name, tensors)
+
+    def _follow(self, func: Any, name: str, args: Any, result: Any) -> None:
+        if name in _HIDING:
+            raise UntraceableNetworkError(
+                f"the network's layers cannot be seen: in module {self.module_stack[-1]!r}, operation {name!r} hides "
+                f"them; write attention with an nn.Linear each for queries, keys, values and output, as "
+                f"amc_env.text_classifier does"
+            )
+        try:
+            super()._follow(func, name, args, result)
+        except UntraceableNetworkError:
+            return  # the result has no channels
+
+    def _expect(self, tensor: torch.Tensor, dim: int) -> _Channels:
+        channels = self.channels_of(tensor)
+        if channels is not None and channels.dim == dim:
+            return channels
+        atoms = self.units.new_atoms(tensor.shape[dim], producer=None)
+        self.units.fix(atoms)
+        return _Channels(dim, atoms)
+
+
+_LAYERS = frozenset({"convolution", "addmm", "mm"})
+_HIDING = frozenset({"_native_multi_head_attention", "_transformer_encoder_layer_fwd"})
 #: operations that move nothing, and plainer names of others
 _FREE = frozenset({"view", "_unsafe_view", "t", "detach", "alias", "unsqueeze", "squeeze", "permute", "transpose"})
 _PLAIN_NAMES = {

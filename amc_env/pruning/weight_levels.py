@@ -20,9 +20,10 @@ from torch import nn
 
 from amc_env.pruning.calibration import Calibration, Moments
 from amc_env.pruning.consumers import Layer, write_layer
-from amc_env.pruning.exact_obs import obs_order
+from amc_env.pruning.exact_obs import obs_scores
 from amc_env.pruning.graph import IntArray
 from amc_env.pruning.least_squares import Consumer, NestedLeastSquares
+from amc_env.pruning.patterns import FINE_GRAINED, Pattern
 from amc_env.pruning.sharing import share
 
 RIDGE = 1e-4  # of the mean diagonal of the Gram matrix, as for channels on the dense network's inputs
@@ -36,14 +37,16 @@ class LevelSettings:
     """How the weights of each level come about.
 
     Attributes:
-        criterion: "l1", by magnitude; or "obs", see `obs_order`.
+        criterion: "obs", see `obs_scores`; or that of the scores that are given.
         fitted: whether the weights that stay are fitted; else they are the dense network's.
         codebook: shared values of a layer, 0.0 included; None: weights are not shared.
+        pattern: which weights go together.
     """
 
     criterion: str
     fitted: bool
     codebook: int | None
+    pattern: Pattern = FINE_GRAINED
 
 
 class WeightLevels:
@@ -52,9 +55,10 @@ class WeightLevels:
     Args:
         network: dense.
         layer: a convolution or linear layer of it.
-        levels: counts of weights that stay, ascending, all below the layer's own.
+        levels: counts of weights that stay, ascending, all below the layer's own; the pattern allows them.
         settings: how.
         calibration: of the layer.
+        scores: of its weights, float64 of their shape, larger stays longer; of "obs" they follow from the calibration.
     """
 
     def __init__(
@@ -64,7 +68,11 @@ class WeightLevels:
         levels: Sequence[int],
         settings: LevelSettings,
         calibration: Calibration,
+        scores: FloatArray | None = None,
     ) -> None:
+        if (scores is None) != (settings.criterion == "obs"):
+            raise ValueError(f"scores: expected for every criterion but obs, got criterion {settings.criterion!r}")
+        self._given = scores
         self.layer, self.levels, self._settings, self._calibration = layer, tuple(levels), settings, calibration
         self._weight = network.get_parameter(f"{layer.name}.weight").detach()
         bias = network.get_submodule(layer.name).bias
@@ -74,10 +82,27 @@ class WeightLevels:
     @cached_property
     def order(self) -> IntArray:
         """Weights from the last to the first removed, int64 (weights,): indices row * columns + column."""
-        if self._settings.criterion == "l1":
-            return np.argsort(-np.abs(self.dense), axis=None, kind="stable")
-        name = f"weights-{_VERSION}-{self._settings.criterion}-{self.layer.name}"
-        return self._calibration.remember_order(name, lambda: obs_order(self._consumers, RIDGE))
+        return self._settings.pattern.order(self._scores.reshape(self._weight.shape))
+
+    @property
+    def _scores(self) -> FloatArray:
+        """Of each weight, float64 (rows, columns); a pattern removes what has the smallest sums first."""
+        if self._given is not None:
+            return self._given.reshape(self.dense.shape)
+        name = f"scores-{_VERSION}-{self._settings.criterion}-{self.layer.name}"
+        return self._calibration.remember(name, lambda: {"scores": obs_scores(self._consumers, RIDGE)})["scores"]
+
+    def removal_scores(self) -> FloatArray:
+        """Mean score of what each weight goes with, float64 (weights,), in the order.
+
+        Those of obs, squared errors of the layer's outputs, are relative to the variance of them.
+        """
+        units = self._settings.pattern.units(self._weight.shape).reshape(-1)
+        means = np.bincount(units, weights=self._scores.reshape(-1)) / np.bincount(units)
+        if self._given is None:
+            means /= sum(consumer.energy for consumer in self._consumers)
+        scores: FloatArray = means[units][self.order]
+        return scores
 
     def mask(self, kept: int) -> NDArray[np.bool_]:
         """Which weights stay when so many do, bool (rows, columns)."""
@@ -178,7 +203,9 @@ class WeightLevels:
         return row_consumers(self.layer, self._moments, torch.from_numpy(self.dense))
 
     def _file(self, kind: str) -> str:
-        settings = f"{_VERSION} {self._settings.criterion} {self.levels}"
+        settings = f"{_VERSION} {self._settings.criterion} {self._settings.pattern.name} {self.levels}"
+        if self._given is not None:  # the order depends on more than the calibration
+            settings += hashlib.sha256(np.ascontiguousarray(self.order).data).hexdigest()
         return f"levels-{hashlib.sha256(settings.encode()).hexdigest()[:16]}-{kind}-{self.layer.name}"
 
 

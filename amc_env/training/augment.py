@@ -24,8 +24,9 @@ class Augmentation:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Of images (n, channels, height, width) of any type, drawn by a generator on the CPU."""
-        n, _, height, width = images.shape
+        n = len(images)
         if self.crop_padding:
+            height, width = images.shape[2:]
             padded = F.pad(images, (self.crop_padding,) * 4)
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)
             down, right = torch.randint(2 * self.crop_padding + 1, (2, n), generator=generator).to(images.device)
@@ -37,7 +38,13 @@ class Augmentation:
 
 
 def augmentation_of(settings: FineTuneSettings, shape: tuple[int, ...]) -> Augmentation:
-    """As the recipe says for images of the shape (channels, height, width)."""
+    """As the recipe says for images of the shape (channels, height, width); none for texts (length,).
+
+    Raises:
+        ValueError: texts are to be shifted or mirrored.
+    """
+    if len(shape) == 1 and (settings.crop_padding or settings.flip):
+        raise ValueError("fine-tuning: crop_padding and flip are of images; leave them out for texts")
     usual = shape == (3, 32, 32)
     padding = settings.crop_padding if settings.crop_padding is not None else 4 if usual else 0
     return Augmentation(padding, usual if settings.flip is None else settings.flip)

@@ -7,8 +7,9 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from amc_env.splits import Preprocessing, Split
+from amc_env.splits import AsTheyAre, Preprocessing, Split, channels_last
 from amc_env.training.augment import augmentation_of
 from amc_env.training.recipe import FineTuneSettings
+from amc_env.training.regularizers import Penalty, Regularizer
+from amc_env.training.sparsify import Sparsifier, Sparsify
 from amc_env.weights import weights_digest
 from hw.files import write_atomically
 
@@ -54,22 +57,28 @@ class TrainingLog:
 
     Attributes:
         steps: batches.
-        losses: mean loss over the batches of each epoch, the last of which may be cut short by `steps`.
+        losses: mean loss over the batches of each epoch, the last of which may be cut short by `steps`; without the
+            regularizer's part.
         seconds: of all attempts, as far as their epochs were kept.
+        sparsity: (steps done, fraction removed of all weights with a target), at each change of the masks.
     """
 
     steps: int
     losses: tuple[float, ...]
     seconds: float
+    sparsity: tuple[tuple[int, float], ...] = ()
 
 
 def fine_tune(
     network: nn.Module,
     training: Split,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | AsTheyAre,
     settings: FineTuneSettings,
     *,
     teacher: nn.Module | None = None,
+    sparsify: Sparsify | None = None,
+    regularizer: Regularizer | None = None,
+    first_step: int = 0,
     checkpoint: Path | None = None,
     on_progress: OnTrainingProgress = lambda progress: None,
     device: torch.device | str = "cpu",
@@ -85,14 +94,17 @@ def fine_tune(
         preprocessing: as the network needs it.
         settings: the recipe.
         teacher: returns the logits that are distilled; needed if `settings.distillation` is above 0.
+        sparsify: what is removed while it is trained.
+        regularizer: is added to the loss.
+        first_step: where to begin of the steps that the recipe says, with the learning rate of that step.
         checkpoint: a file that keeps the state after each epoch; if it is there, training goes on from it.
         on_progress: told after each step.
         device: where to train; network and teacher are put there.
 
     Raises:
         DivergedError: a loss is NaN or infinite.
-        ValueError: labels, outputs or teacher are not as the recipe needs them, or the checkpoint is damaged or of
-            another training.
+        ValueError: labels, outputs or teacher are not as the recipe needs them, sparsify or regularizer do not suit the
+            network, or the checkpoint is damaged or of another training.
     """
     check_trainable(training, settings)
     if settings.distillation > 0.0 and teacher is None:
@@ -101,6 +113,7 @@ def fine_tune(
     if teacher is not None:
         teacher.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Training(network, training, preprocessing, settings, teacher, torch.device(device))
+    run.change(sparsify, regularizer, first_step)
     identity = "" if checkpoint is None else run.identity()
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint, identity)
@@ -115,7 +128,7 @@ def fine_tune(
         if checkpoint is not None:
             run.save(checkpoint, identity)
     network.eval()
-    return TrainingLog(run.step, tuple(run.losses), run.seconds)
+    return TrainingLog(run.step, tuple(run.losses), run.seconds, run.sparsity)
 
 
 def check_trainable(training: Split, settings: FineTuneSettings) -> None:
@@ -139,7 +152,7 @@ class _Training:
         self,
         network: nn.Module,
         training: Split,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | AsTheyAre,
         settings: FineTuneSettings,
         teacher: nn.Module | None,
         device: torch.device,
@@ -164,6 +177,26 @@ class _Training:
         self.step = 0
         self.losses: list[float] = []
         self.seconds = 0.0
+        self._changes: list[object] = []
+        self._sparsifier: Sparsifier | None = None
+        self._penalty: Penalty | None = None
+
+    def change(self, sparsify: Sparsify | None, regularizer: Regularizer | None, first_step: int) -> None:
+        """What else the training does; before its first step."""
+        if not 0 <= first_step < self.total:
+            raise ValueError(f"first_step: expected one of the {self.total} steps from 0, got {first_step}")
+        self.step = first_step
+        self._changes = [sparsify, regularizer, first_step]
+        if sparsify is not None:
+            images = partial(self._scored, sparsify.settings.images)
+            self._sparsifier = Sparsifier(self._network, self._optimizer, sparsify, self.total, images)
+        if regularizer is not None:
+            self._penalty = regularizer.of(self._network)
+
+    @property
+    def sparsity(self) -> tuple[tuple[int, float], ...]:
+        """How it rose."""
+        return () if self._sparsifier is None else tuple(self._sparsifier.history)
 
     def epoch(self, report: Callable[[float], None]) -> None:
         """One pass over the images, or what is left of the steps."""
@@ -176,10 +209,13 @@ class _Training:
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))  # for dropout
             for batch in batches:
+                self._tighten()
                 loss = self._take_step(batch)
                 total_loss += loss
                 self.step += 1
                 report(loss)
+        if self.step == self.total:
+            self._tighten()
         self.losses.append(total_loss / (self.step - first))
         self.seconds += time.monotonic() - began
 
@@ -190,23 +226,37 @@ class _Training:
             group["lr"] = rate
         images, labels = self._load(batch)
         self._optimizer.zero_grad()
-        loss = self._loss(images, labels)
+        mixed = self._settings.precision != "float32"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=mixed):
+            loss = self._loss(images, labels)
         value = loss.item()
         if not math.isfinite(value):
             raise DivergedError(
                 f"fine-tuning diverged: the loss is {value} at step {self.step + 1} of {self.total}; lower the "
                 f"learning rate ({self._settings.learning_rate:g}) or set warmup_steps"
             )
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self._penalty is None else loss + self._penalty())
+        if self._sparsifier is not None:
+            self._sparsifier.observe()
         self._optimizer.step()
         return value
 
-    def _load(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tighten(self) -> None:
+        if self._sparsifier is not None:
+            self._sparsifier.tighten(self.step)
+
+    def _scored(self, images: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """So many of the images, or all, as they are; the same at each call."""
+        order = torch.randperm(len(self._training), generator=torch.Generator().manual_seed(self._settings.seed))
+        for batch in torch.split(order[:images], self._settings.batch):
+            yield self._load(batch, augmented=False)
+
+    def _load(self, batch: torch.Tensor, *, augmented: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = batch.numpy()
         images = torch.from_numpy(self._training.images[chosen]).to(self._device)
-        images = self._preprocessing.normalise(self._augment(images, self._generator))
+        images = self._preprocessing.normalise(self._augment(images, self._generator) if augmented else images)
         labels = torch.from_numpy(self._training.labels[chosen]).to(self._device)
-        return images.contiguous(memory_format=torch.channels_last), labels
+        return channels_last(images), labels
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         weight, temperature = self._settings.distillation, self._settings.temperature
@@ -231,7 +281,8 @@ class _Training:
     def identity(self) -> str:
         """Tells this training from others, as long as it has not begun."""
         networks = [self._network] if self._teacher is None else [self._network, self._teacher]
-        parts = [_VERSION, self._settings, self._preprocessing, self._training.digest(), *map(weights_digest, networks)]
+        parts: list[object] = [_VERSION, self._settings, self._preprocessing, self._training.digest()]
+        parts += [*map(weights_digest, networks), *self._changes]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def save(self, path: Path, identity: str) -> None:
@@ -244,6 +295,7 @@ class _Training:
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
+            "sparsifier": None if self._sparsifier is None else self._sparsifier.state(),
         }
         torch.save(content, stream)
         write_atomically(path, stream.getvalue())
@@ -251,7 +303,7 @@ class _Training:
     def restore(self, path: Path, identity: str) -> None:
         try:
             content = torch.load(path, map_location=self._device, weights_only=True)
-        except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, LookupError, OSError, pickle.UnpicklingError) as error:
             raise ValueError(f"fine-tuning: {path} is damaged; delete it, the training then begins anew") from error
         if not isinstance(content, dict) or content.get("identity") != identity:
             raise ValueError(
@@ -261,6 +313,8 @@ class _Training:
         self._network.load_state_dict(content["network"])
         self._optimizer.load_state_dict(content["optimizer"])
         self._generator.set_state(content["generator"].cpu())
+        if self._sparsifier is not None:
+            self._sparsifier.restore(content["sparsifier"])
         self.step, self.losses, self.seconds = content["step"], content["losses"], content["seconds"]
 
 
@@ -268,4 +322,4 @@ def _logits(outputs: Any) -> torch.Tensor:
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ValueError(f"fine-tuning: expected the network to return logits (n, classes), got {got}")
-    return outputs
+    return outputs.float()

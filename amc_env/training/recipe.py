@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Schedule = Literal["cosine", "step", "constant"]
+Precision = Literal["float32", "bfloat16"]
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "epochs": (lambda value: value >= 1, "at least 1"),
@@ -51,6 +52,8 @@ class FineTuneSettings:
             images of 32x32 pixels, else 0.
         flip: whether every second image, drawn at random, is mirrored left to right; None: for colour images of 32x32
             pixels alone.
+        precision: in which layers compute; the weights are float32. "bfloat16" is mixed precision by torch's autocast,
+            for GPUs that have it (the loss needs no scaling); on most processors it is slower.
         seed: of the order of the images, of the augmentation, and of what the network itself draws (dropout).
     """
 
@@ -68,14 +71,16 @@ class FineTuneSettings:
     temperature: float = 4.0
     crop_padding: int | None = None
     flip: bool | None = None
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             given = "neither" if self.epochs is None else "both"
             raise ValueError(f"epochs, steps: expected one of them, such as epochs: 10, got {given}")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule: expected one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
+        for name, choices in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov: needs a momentum above 0; set nesterov: false, or a momentum")
         for name, (holds, expected) in _RANGES.items():

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from hw.sparse.peers import DENSE, best_of, peers
 from hw.sparse.replacement import Layer, candidates, density_of, sparse_layer
@@ -53,11 +54,13 @@ def measure_layer(
 
     Args:
         layer: with weights that are not zero; on the CPU, in evaluation mode.
-        x: its input.
+        x: its input; a linear layer that is applied at several positions of it is timed on all of them as rows.
         threads: of one run.
         densities: to try beside the layer's own.
         seed: draws weights and the order of the runs.
     """
+    if isinstance(layer, nn.Linear):
+        x = x.reshape(-1, x.shape[-1])
     rng = np.random.default_rng(seed)
     own = density_of(layer)
     variants = {own: layer} | {density: thinned(layer, density, rng) for density in densities if density != own}

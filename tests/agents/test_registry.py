@@ -24,9 +24,7 @@ def test_kind_chooses_the_class_and_its_settings() -> None:
 
 
 def test_an_unknown_kind_lists_the_known() -> None:
-    with pytest.raises(
-        ValidationError, match="does not match any of the expected tags: 'cma_es', 'ddpg', 'local_search'"
-    ):
+    with pytest.raises(ValidationError, match="does not match any of the expected tags: 'cma_es', 'ddpg', 'global'"):
         TypeAdapter[Agent](AnyAgent).validate_python({"kind": "dqn"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def test_what_does_not_apply_is_refused(network: nn.Module, data: DataSplits) ->
         make(network, data, {"activations": "50%"})
     with pytest.raises(InfeasibleBudgetError):
         make(network, data, {"size": "1%"})
-    with pytest.raises(ValueError, match="criterion: for single weights expected one of l1, obs, got 'energy'"):
+    with pytest.raises(ValueError, match="criterion: energy is of channels, by the layers that read them; for weig"):
         WeightSettings(criterion="energy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="levels: expected at least 2, got 1"):
         WeightSettings(levels=1)
@@ -287,3 +288,46 @@ def test_hard_images_are_chosen_for_single_weights_too(network: nn.Module, data:
     assert some.score(equal).error == pytest.approx(whole.score(equal).error, abs=1e-6)
     assert some.score(some.dense_widths) == whole.score(whole.dense_widths)
     assert some.measure(equal, "search") == whole.measure(equal, "search")
+
+
+@pytest.mark.parametrize("granularity", ["vector", "kernel", "filter", "2x1", "n:2"])
+def test_units_go_whole_and_cost_what_is_stored(
+    granularity: str, network: nn.Module, data: DataSplits, tmp_path: Path
+) -> None:
+    keep = ("conv1", "separable*.0", "linear")
+    problem = WeightProblem(
+        network,
+        data,
+        budget={"size": "70%"},
+        settings=WeightSettings(granularity=granularity, criterion="l1", keep=keep, levels=8),
+        storage=StorageSettings("pattern"),
+        evaluation=EvaluationSettings(fidelity="magnitude"),
+    )
+    pattern = problem.settings.pattern
+    for decision in problem.decisions:
+        shape = network.get_parameter(f"{decision.name}.weight").shape
+        assert set(decision.choices) <= set(pattern.sizes(shape).tolist())
+        assert len(decision.choices) >= 2
+    widths = some_plan(problem)
+    pruned, masks = problem.prune(widths), problem.masks(widths)
+    for name, mask in masks.items():
+        assert pattern.holding(mask) == mask.sum()
+        dense = network.get_parameter(f"{name}.weight").detach()
+        assert torch.equal(pruned.get_parameter(f"{name}.weight"), dense * torch.from_numpy(mask))
+    save_compressed(pruned, list(masks), problem.storage, tmp_path / "compressed", pattern)
+    stored = 0
+    for path in (tmp_path / "compressed").glob("*.npz"):
+        with np.load(path) as arrays:
+            stored += sum(array.nbytes for name, array in arrays.items() if name != "size")
+    assert problem.costs(widths)["size"] == stored
+
+
+def test_layers_that_a_pattern_does_not_divide_are_named_all_at_once(network: nn.Module, data: DataSplits) -> None:
+    message = (
+        "pruning: layer 'conv1': 2:4: expected inputs that 4 divides, got 1 inputs; layer 'separable1.0': 2:4: "
+        "expected inputs that 4 divides, got 1 inputs; layer 'separable2.0': 2:4: expected inputs that 4 divides, got "
+        "1 inputs. "
+        "Let such layers stay whole, by keep: [linear, conv1, separable1.0, separable2.0]; or take another pattern"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make(network, data, settings=WeightSettings(granularity="2:4", keep=("linear",)))

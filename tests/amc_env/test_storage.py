@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from amc_env.pruning.patterns import parse_pattern
 from amc_env.storage import (
     Codes,
     StorageSettings,
@@ -125,9 +126,82 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     [
         ({"elements": 0}, "storage: elements: expected at least 1, got 0"),
         ({"codebook": 32}, "storage: codebook: expected 16, 256 or none, got 32"),
-        ({"format": "csr"}, "storage: format: expected eie, got 'csr'"),
+        ({"format": "csr"}, "storage: format: expected one of eie, pattern, got 'csr'"),
+        ({"format": "pattern", "elements": 2}, "storage: elements: of format eie only, got 2 with pattern"),
     ],
 )
 def test_unusable_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StorageSettings(**settings)  # type: ignore[arg-type]
+
+
+def by_pattern(name: str, values: int | None) -> nn.Module:
+    """With half of the units of `LAYERS`, those of the largest random scores."""
+    made, rng = pruned(1.0, values), np.random.default_rng(2)
+    with torch.no_grad():
+        for layer in PATTERNED:
+            weight = made.get_parameter(f"{layer}.weight")
+            pattern = parse_pattern(name)
+            mask = pattern.mask(rng.random(weight.shape), pattern.nearest(weight.shape, weight.numel() // 2))
+            weight.mul_(torch.from_numpy(mask))
+            weight[torch.from_numpy(mask) & (weight == 0)] = weight.max()
+    return made
+
+
+PATTERNED = ["3", "6"]  # the first has 3 inputs
+PATTERNS = ["fine_grained", "vector", "kernel", "2x1", "1x2", "filter", "channel", "1:2", "n:2"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("codebook", [16, 256, None])
+def test_every_pattern_is_stored_in_the_bytes_that_are_counted(
+    name: str, codebook: Codes | None, tmp_path: Path
+) -> None:
+    storage, pattern = StorageSettings("pattern", codebook=codebook), parse_pattern(name)
+    stored = by_pattern(name, None if codebook is None else codebook - 1)
+    save_compressed(stored, PATTERNED, storage, tmp_path / "compressed", pattern)
+    stages = {stage.name: stage for stage in compression_stages(stored, PATTERNED, storage, pattern)}
+    assert list(stages) == ["dense", "pruned"] + (["shared"] if codebook else [])
+    assert stored_bytes(tmp_path / "compressed") == stages["shared" if codebook else "pruned"].size_bytes
+    again = network(seed=1)
+    load_compressed(again, tmp_path / "compressed")
+    for layer in ["0", *PATTERNED, "8"]:
+        assert torch.equal(again.get_parameter(f"{layer}.weight"), stored.get_parameter(f"{layer}.weight"))
+    for layer in PATTERNED:
+        weight = stored.get_parameter(f"{layer}.weight").detach().numpy()
+        assert layer_bytes(weight != 0, storage, pattern) == layer_bytes(weight, storage, pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "codebook", "expected"),
+    [
+        ("fine_grained", None, 144 // 8 + 72 * 4),  # weight (8, 2, 3, 3) of which half stay
+        ("fine_grained", 16, 144 // 8 + 72 // 2 + 16 * 4),
+        ("vector", None, 48 // 8 + 72 * 4),
+        ("kernel", 256, 16 // 8 + 72 + 256 * 4),
+        ("filter", None, 1 + 72 * 4),
+        ("4x1", None, 36 // 8 + 1 + 72 * 4),
+        ("1:2", None, 72 // 8 + 72 * 4),
+    ],
+)
+def test_the_bytes_of_a_layer_by_pattern_counted_by_hand(name: str, codebook: Codes | None, expected: int) -> None:
+    pattern = parse_pattern(name)
+    mask = pattern.mask(np.random.default_rng(0).random((8, 2, 3, 3)), 72)
+    assert layer_bytes(mask, StorageSettings("pattern", codebook=codebook), pattern) == expected
+
+
+def test_2_to_4_takes_eight_bytes_and_a_half_of_sixteen() -> None:
+    mask = parse_pattern("2:4").mask(np.random.default_rng(0).random((64, 64)), 2048)
+    assert layer_bytes(mask, StorageSettings("pattern"), parse_pattern("2:4")) == 64 * 16 * 8.5
+
+
+def test_a_damaged_layer_is_refused(tmp_path: Path) -> None:
+    save_compressed(
+        by_pattern("kernel", None), ["3"], StorageSettings("pattern"), tmp_path / "c", parse_pattern("kernel")
+    )
+    with np.load(tmp_path / "c" / "3.npz") as arrays:
+        damaged = dict(arrays)
+    damaged["values"] = damaged["values"][1:]
+    np.savez(tmp_path / "c" / "3.npz", **damaged)
+    with pytest.raises(ValueError, match=r"values: expected the shape \(8, 9\), got \(7, 9\)"):
+        load_compressed(network(), tmp_path / "c")

@@ -15,6 +15,7 @@ from agents.base import OnEvaluation
 from agents.random_search import RandomSearch
 from amc_env.problem import Evaluation, PruningProblem
 from search.cli import main
+from search.cli_errors import clear_errors
 from search.job import load_results
 from tests.search.conftest import comparable
 
@@ -317,3 +318,13 @@ def test_help_loads_no_heavy_library() -> None:
         " & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_verb_without_its_extra_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, clear_errors():
+        raise ModuleNotFoundError("No module named 'ray'", name="ray.tune")
+    assert end.value.code == 2
+    expected = "error: No module named 'ray'; this verb needs: pip install 'amc-search[search]'\n"
+    assert capsys.readouterr().err == expected
+    with pytest.raises(ModuleNotFoundError, match="mine"), clear_errors():
+        raise ModuleNotFoundError("No module named 'mine'", name="mine")

@@ -24,7 +24,7 @@ from search.job import load_results
 from search.progress import FineTuneProgress
 from search.report import render_report
 from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
-from search.spec_models import Finetune
+from search.spec_training import Finetune
 from search.tables import compare, display_table
 
 SPEC = """\

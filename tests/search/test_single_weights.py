@@ -76,6 +76,25 @@ def test_defaults_are_those_for_single_weights(tmp_path: Path) -> None:
     assert load_spec(tmp_path / "again.yaml") == spec
 
 
+@pytest.mark.parametrize("granularity", ["2:4", "n:4", "4x1", "kernel"])
+def test_patterns_are_stored_by_their_own_form_unless_told(granularity: str, tmp_path: Path) -> None:
+    """Also 2:4 without quotes, which YAML takes for a number to base 60."""
+    text = SPEC.replace("fine_grained", granularity)
+    spec = load_spec(written(tmp_path, text))
+    assert spec.pruning.granularity == granularity
+    assert spec.pruning.criterion == "obs"
+    assert spec.storage is not None
+    assert spec.storage.model_dump() == {"format": "pattern", "elements": 1, "codebook": 16}
+    (tmp_path / "again.yaml").write_text(save_spec(spec))
+    assert load_spec(tmp_path / "again.yaml") == spec
+    kept = load_spec(written(tmp_path, text.replace("{codebook: 16}", "{format: eie}")))
+    assert kept.storage is not None
+    assert kept.storage.format == "eie"
+    assert load_spec(tmp_path / "spec.yaml", ["storage=null"]).storage == spec.storage.model_copy(
+        update={"codebook": None}
+    )
+
+
 def test_channels_stay_the_default(tmp_path: Path) -> None:
     text = SPEC.replace("{granularity: fine_grained}", "{}").replace("storage:", "# storage:").replace("10%", "50%")
     spec = load_spec(written(tmp_path, text))
@@ -88,14 +107,18 @@ def test_channels_stay_the_default(tmp_path: Path) -> None:
     ("override", "message"),
     [
         (
-            "pruning.granularity=filter",
-            "pruning.granularity: Input should be 'channel' or 'fine_grained', got 'filter'",
+            "pruning.granularity=filters",
+            "pruning.granularity: expected one of fine_grained, vector, kernel, filter, channel, NxM (such as 4x1) or "
+            "N:M (such as 2:4, n:4), got 'filters'; did you mean filter?",
         ),
-        ("pruning.criterion=energy", "pruning: criterion: for single weights expected one of l1, obs, got 'energy'"),
-        ("pruning.round_to=8", "pruning: round_to: weights are removed one by one, expected 1 or nothing, got 8"),
+        ("pruning.granularity=5:4", "pruning.granularity: expected N:M with N from 1 to M - 1"),
+        ("storage={format: pattern, elements: 2}", "storage: elements: of format eie only, got 2 with pattern"),
+        ("pruning.criterion=energy", "pruning: criterion: energy is of channels, by the layers that read them; for"),
+        ("pruning.criterion=apoz", "pruning: criterion: apoz scores whole filters; take granularity filter (or"),
+        ("pruning.round_to=8", "pruning: round_to: how many weights stay follows from the pattern, got 8"),
         ("evaluation.fidelity=sequential", "evaluation.fidelity: sequential fits layers that lose channels"),
         ("storage.codebook=32", "storage.codebook: Input should be 16 or 256, got 32"),
-        ("storage.format=csr", "storage.format: Input should be 'eie', got 'csr'"),
+        ("storage.format=csr", "storage.format: Input should be 'eie' or 'pattern', got 'csr'"),
         ("budget.latency_ms=50%", "budget: latency_ms is of dense layers, which lose no time with single weights"),
         ("pruning.granularity=channel", "storage: only for single weights; leave it out, or set pruning.granularity"),
     ],

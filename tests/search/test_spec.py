@@ -11,11 +11,15 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from amc_env.pruning.criteria import CRITERIA
+from amc_env.pruning.saliency import SaliencySettings
 from amc_env.settings import EvaluationSettings
-from search.spec import STARTER, SpecError, load_spec, save_spec, spec_schema
-from search.spec_models import Evaluation, Npz, Spec, Toy, UserFunction
+from search.lottery_spec import LotterySpec
+from search.spec import STARTER, SpecError, load_as, load_spec, save_spec, spec_schema
+from search.spec_inputs import Npz, Toy, UserFunction
+from search.spec_models import Evaluation, Spec
 
 TOY = """\
 version: 1
@@ -163,6 +167,34 @@ def test_every_criterion_is_known(criterion: str) -> None:
     assert spec.pruning.criterion == criterion
 
 
+def test_an_unknown_criterion_gets_its_closest_match() -> None:
+    with pytest.raises(
+        ValidationError, match=r"pruning.criterion\n.*expected one of input_l1, .*did you mean 'taylor'"
+    ):
+        Spec.model_validate({**DIGITS, "pruning": {"criterion": "tailor"}})
+
+
+def test_what_a_criterion_reads_stands_in_the_spec_and_its_id_only_if_told() -> None:
+    plain = Spec.model_validate(DIGITS)
+    assert "saliency" not in plain.content()["pruning"]
+    told = Spec.model_validate(
+        {**DIGITS, "pruning": {"criterion": "snip_momentum", "saliency": {"snip_factors": [0.9, 1.0], "seed": 3}}}
+    )
+    assert told.pruning.settings().saliency == SaliencySettings(seed=3, snip_factors=(0.9, 1.0))
+    assert Spec.model_validate(told.content()) == told
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Spec.model_validate({**DIGITS, "pruning": {"saliency": {"snip_factors": [0.9, -1.0]}}})
+
+
+def test_one_threshold_needs_scores_that_compare() -> None:
+    spec = {**DIGITS, "agents": [{"kind": "global"}]}
+    assert Spec.model_validate({**spec, "pruning": {"criterion": "taylor"}}).agents[0].needs_scores
+    with pytest.raises(
+        ValidationError, match="agents: global ranks the channels of all layers, of which criterion obs"
+    ):
+        Spec.model_validate({**spec, "pruning": {"criterion": "obs"}})
+
+
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
@@ -210,8 +242,11 @@ def test_the_module_of_an_objective_is_beside_the_spec_and_not_imported_at_load_
     "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_examples_are_valid(path: Path) -> None:
+    if "lottery" in yaml.safe_load(path.read_text()):
+        assert load_as(LotterySpec, path).lottery.rounds > 1
+        return
     spec = load_spec(path)
-    assert spec.evaluation.fidelity == {"channel": "sequential", "fine_grained": "prefix"}[spec.pruning.granularity]
+    assert spec.evaluation.fidelity == ("prefix" if spec.pruning.of_weights else "sequential")
 
 
 def test_schema_describes_the_starter() -> None:

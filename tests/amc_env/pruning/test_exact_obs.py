@@ -9,11 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from amc_env.pruning.exact_obs import obs_order
+from amc_env.pruning.exact_obs import obs_scores
 from amc_env.pruning.least_squares import Consumer, solve_subset
+from amc_env.pruning.patterns import FineGrained
 
 RIDGE = 1e-6
 Array = NDArray[np.float64]
+
+
+def obs_order(consumers: list[Consumer], ridge: float) -> NDArray[np.int64]:
+    return FineGrained().order(obs_scores(consumers, ridge))
 
 
 def consumer_of(columns: int, outputs: int, seed: int) -> Consumer:
@@ -84,3 +89,19 @@ def test_inputs_that_never_vary_go_first() -> None:
     gram[:, [1, 4]] = 0.0
     order = obs_order([Consumer(gram, consumer.weights)], 1e-6).tolist()
     assert set(order[-4:]) == {row * 6 + column for row, column in itertools.product((0, 1), (1, 4))}
+
+
+def test_scores_are_what_the_removals_cost() -> None:
+    consumer = consumer_of(columns=6, outputs=2, seed=4)
+    scores = obs_scores([consumer], RIDGE)
+    for row, trace in enumerate(traces(consumer)):
+        due = np.maximum.accumulate([loss for _, loss in trace])
+        np.testing.assert_allclose(scores[row, [column for column, _ in trace]], due, rtol=1e-5, atol=1e-7)
+
+
+def test_equal_costs_are_told_apart_in_the_order_of_the_removals() -> None:
+    """Two rows of zeros: every removal is free, and still no two scores are equal."""
+    consumer = Consumer(torch.eye(4, dtype=torch.float64), torch.zeros(4, 2, dtype=torch.float64))
+    scores = obs_scores([consumer], RIDGE)
+    assert len(np.unique(scores)) == scores.size
+    assert scores.max() < 1e-300

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from amc_env.pruning.calibration import Calibration
 from amc_env.pruning.consumers import find_layers
+from amc_env.pruning.saliency import weight_scores
 from amc_env.pruning.sharing import share
 from amc_env.pruning.trace import trace_channels
 from amc_env.pruning.weight_levels import LevelSettings, WeightLevels, row_consumers
@@ -62,7 +63,8 @@ def levels_of(
 
     columns = {layer.name: layer.columns // layer.groups for layer in layers.values()}
     calibration = Calibration(network, columns, batches, images=40, rows=ALL, folder=folder)
-    return WeightLevels(network, layers[name], LEVELS, LevelSettings(criterion, fitted, codebook), calibration)
+    scores = None if criterion == "obs" else weight_scores(network, [name], "l1")[name].numpy()
+    return WeightLevels(network, layers[name], LEVELS, LevelSettings(criterion, fitted, codebook), calibration, scores)
 
 
 def inputs_of(network: nn.Module, name: str) -> torch.Tensor:

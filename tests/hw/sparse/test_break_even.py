@@ -53,3 +53,9 @@ def test_a_layer_is_measured_at_its_own_density_and_at_others() -> None:
     }  # fmt: skip
     assert all(value > 0.0 for value in measured.milliseconds.values())
     assert dict(measured.sparse)[own] == min(measured.milliseconds[kernel] for kernel in ("lanes", "columns", "panels"))
+
+
+def test_a_linear_layer_at_several_positions_is_timed_on_all_of_them() -> None:
+    torch.manual_seed(0)
+    measured = measure_layer(nn.Linear(8, 12), torch.randn(2, 5, 8), threads=1, densities=(0.5,))
+    assert {"torch", "onnxruntime"} <= set(measured.milliseconds)
