@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from amc_env.matern import distances, matern
+
 FloatArray = NDArray[np.float64]
 _LENGTHS = np.geomspace(0.1, 30.0, 10)
 _NOISES = (1e-6, 1e-4, 1e-2, 1e-1)
@@ -34,12 +36,12 @@ class GaussianProcess:
     @classmethod
     def fit(cls, points: FloatArray, values: FloatArray) -> GaussianProcess:
         """The process of the largest marginal likelihood on the grid, for values float64 (n,) at points (n, d)."""
-        distances = _distances(points, points)
+        between = distances(points, points)
         centred = values - values.mean()
         best: GaussianProcess | None = None
         most = -np.inf
         for length in _LENGTHS:
-            kernel = _matern(distances / length)
+            kernel = matern(between / length)
             for noise in _NOISES:
                 root = np.asarray(np.linalg.cholesky(kernel + noise * np.eye(len(points))), dtype=np.float64)
                 half = np.linalg.solve(root, centred)
@@ -56,19 +58,7 @@ class GaussianProcess:
 
     def predict(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation at points (m, d), float64 (m,) each, without the noise."""
-        kernel = _matern(_distances(points, self.points) / self.length)
+        kernel = matern(distances(points, self.points) / self.length)
         half = np.linalg.solve(self._root, kernel.T)
         variance = np.maximum(1.0 - (half**2).sum(axis=0), 0.0)
         return self.mean + kernel @ self._weights, self.scale * np.sqrt(variance)
-
-
-def _distances(first: FloatArray, second: FloatArray) -> FloatArray:
-    squared = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
-    distances: FloatArray = np.sqrt(np.maximum(squared, 0.0))
-    return distances
-
-
-def _matern(distances: FloatArray) -> FloatArray:
-    scaled = np.sqrt(5.0) * distances
-    correlation: FloatArray = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
-    return correlation

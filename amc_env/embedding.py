@@ -52,8 +52,10 @@ class LayerEmbedding:
             for index, decision in enumerate(problem.decisions)
         ]
         table = np.array(rows, dtype=np.float64)
+        #: by what the first eight features were divided, float64 (8,)
+        self.scales = np.maximum(table.max(axis=0), 1e-12)
         self._static = np.zeros((len(rows), len(FEATURES) + budget), dtype=np.float32)
-        self._static[:, : table.shape[1]] = table / np.maximum(table.max(axis=0), 1e-12)
+        self._static[:, : table.shape[1]] = table / self.scales
         self._static[:, REST] = np.maximum((owned.sum() - np.cumsum(owned)) / total, 0.0)
         if budget:
             self._static[:, BUDGET] = budget_fraction(problem)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import gymnasium
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from amc_env.embedding import FEATURES, PREVIOUS_RATIO, REDUCED, LayerEmbedding
 from amc_env.front import budget_views
 from amc_env.problem import Evaluation, PruningProblem
+from amc_env.problems import make_problem
+from amc_env.rendering import draw
 from amc_env.toy import ToyProblem
 
 Constraint = Literal["strict", "clamp", "fit"]
@@ -76,17 +79,22 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     same), "violation", "accuracy" (only if scored), "costs" and "pruning_policy" (name -> ratio after rounding).
 
     ## Arguments
-    - `problem`: a `PruningProblem`; without one, `ToyProblem()`: closed-form accuracy, half the MACs.
+    - `problem`: a `PruningProblem`, or the name of one (`amc_env.problems`); without one, `ToyProblem()`: closed-form
+      accuracy, half the MACs.
+    - `budget`, `real`: of a problem named, see `make_problem`.
     - `constraint`, `infeasible_reward`, `budgets`: see above.
-    - `render_mode`: "ansi" returns the decisions so far as a table.
+    - `render_mode`: "ansi" returns the decisions so far as a table, "rgb_array" as bars, uint8 (height, width, 3), the
+      part that each decision keeps; the bar at the top is the cost with all later decisions dense, its mark the budget.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
 
     def __init__(
         self,
-        problem: PruningProblem | None = None,
+        problem: PruningProblem | str | None = None,
         *,
+        budget: Mapping[str, float | str] | None = None,
+        real: Mapping[str, str | Path] | None = None,
         constraint: Constraint = "strict",
         infeasible_reward: float = -math.inf,
         budgets: Sequence[float] = (),
@@ -94,10 +102,14 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         if constraint not in ("strict", "clamp", "fit"):
             raise ValueError(f"constraint: expected 'strict', 'clamp' or 'fit', got {constraint!r}")
-        if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode: expected None or 'ansi', got {render_mode!r}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: expected None, 'ansi' or 'rgb_array', got {render_mode!r}")
         if math.isnan(infeasible_reward):
             raise ValueError("infeasible_reward: expected a number or -inf, got nan")
+        if isinstance(problem, str):
+            problem = make_problem(problem, budget=budget, real=real)
+        elif budget is not None or real is not None:
+            raise ValueError("budget, real: of a problem that is named; this one has its budget already")
         self.problem: PruningProblem = ToyProblem() if problem is None else problem
         self.constraint = constraint
         self.infeasible_reward = infeasible_reward
@@ -165,10 +177,17 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             raise ValueError(f"options: unknown budget {asked}; known: {known}")
         return self._embeddings[asked]
 
-    def render(self) -> str | None:
-        """The decisions so far: name, channels, kept, ratio."""
+    @property
+    def steps_made(self) -> int:
+        """How many decisions of this episode are made."""
+        return len(self._kept)
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The decisions so far, as a table or as bars."""
         if self.render_mode is None:
             return None
+        if self.render_mode == "rgb_array":
+            return draw(self.embedding.problem, self._kept)
         lines = [f"{'decision':<32} {'channels':>8} {'kept':>6} {'ratio':>6}"]
         for decision, kept in zip(self.problem.decisions, self._kept, strict=False):
             lines.append(f"{decision.name:<32} {decision.size:>8} {kept:>6} {decision.ratio(kept):>6.2f}")

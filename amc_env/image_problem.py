@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,11 +22,13 @@ from amc_env.problem import PruningProblem, Score, Widths
 from amc_env.pruning.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from amc_env.pruning.calibration import Calibration, OnProgress
 from amc_env.pruning.consumers import Layer, find_layers
+from amc_env.pruning.gradients import LabelledBatch
 from amc_env.pruning.graph import ChannelGraph
 from amc_env.pruning.reuse import Reuse
+from amc_env.pruning.saliency import ON_IMAGES, SaliencySettings
 from amc_env.pruning.trace import trace_channels
 from amc_env.settings import EvaluationSettings, find_device
-from amc_env.splits import DataSplits, Split
+from amc_env.splits import DataSplits, Split, channels_last
 from amc_env.training.finetune import check_trainable, fine_tune
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.weights import weights_digest
@@ -36,7 +38,9 @@ ScoredName = Literal["search", "test", "hard"]  # hard: those images of the sear
 # Images of about so many pixels go through the network at once, and at least so many images.
 _CALIBRATION_BATCH = (250 * 32 * 32, 50)  # the statistics of each batch must mean something
 _SCORED_BATCH = (250 * 32 * 32, 20)  # in smaller ones torch computes 1x1 convolutions without oneDNN
+_SALIENCY_BATCH = 32  # images: criteria that square what a batch says need many batches
 _MOMENT_ROWS = 30_000  # per layer, for the second moments: they are measured once
+_SALIENCY_VERSION = 1  # raise it whenever the same data and weights give other scores
 _CALIBRATION_VERSION = 3  # raise it whenever the same data and weights give other moments or orders
 
 
@@ -72,7 +76,11 @@ class ImageProblem(PruningProblem):
                 f"hard_images: expected fewer than the {len(data.search)} images of the search split, got "
                 f"{evaluation.hard_images}; leave it out to score all"
             )
-        self.graph = trace_channels(self.network, self._images(data.search, slice(0, 2)))
+        self.graph = self._trace(self._images(data.search, slice(0, 2)))
+
+    def _trace(self, example: torch.Tensor) -> ChannelGraph:
+        """The network's layers, as far as they matter with their channels."""
+        return trace_channels(self.network, example)
 
     @abstractmethod
     def prune(self, widths: Widths) -> nn.Module:
@@ -100,9 +108,9 @@ class ImageProblem(PruningProblem):
         return self._score(copy.deepcopy(network), split)
 
     def timed_input(self, batch: int) -> torch.Tensor:
-        """Images as the network sees them, float32 (batch, channels, height, width), on the CPU."""
+        """Images as the network sees them, float32 (batch, channels, height, width), or token ids, on the CPU."""
         images = self._images(self.data.search, slice(0, batch)).cpu().contiguous()
-        return images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
+        return images.repeat(-(-batch // len(images)), *(1,) * (images.ndim - 1))[:batch]
 
     def search_batches(self) -> Iterator[torch.Tensor]:
         """The images of the search split as an evaluation scores them, batch by batch."""
@@ -129,6 +137,35 @@ class ImageProblem(PruningProblem):
     def _calibrated_layers(self) -> list[Layer]:
         """The layers whose inputs are measured."""
 
+    def _remember_scores(
+        self,
+        name: str,
+        criterion: str,
+        settings: SaliencySettings,
+        compute: Callable[[Iterable[LabelledBatch] | None], Mapping[str, NDArray[Any]]],
+    ) -> Mapping[str, NDArray[Any]]:
+        """Scores by a criterion on the calibration images; those that look at the images are kept on disk.
+
+        Args:
+            name: of what; tells scores of weights and of channels apart.
+            criterion, settings: by which they are computed.
+            compute: gives the scores, of images and labels if the criterion takes any.
+        """
+        if criterion not in ON_IMAGES:
+            return compute(None)
+        labels = self.data.calibration.labels
+        identity = f"{_SALIENCY_VERSION} {name} {criterion} {settings} {labels.dtype} {labels.shape}"
+        digest = hashlib.sha256(identity.encode())
+        digest.update(np.ascontiguousarray(labels).data)
+        return self.calibration.remember(f"scores-{digest.hexdigest()[:16]}", lambda: compute(self._labelled_batches()))
+
+    def _labelled_batches(self) -> Iterator[LabelledBatch]:
+        """The calibration images as criteria see them, in small batches."""
+        split = self.data.calibration
+        for first in range(0, len(split), _SALIENCY_BATCH):
+            part = slice(first, first + _SALIENCY_BATCH)
+            yield self._images(split, part), torch.from_numpy(split.labels[part])
+
     def deployed(self, network: nn.Module) -> nn.Module:
         """A copy as it is timed: batch norms folded, float32, on the CPU."""
         copied: nn.Module = copy.deepcopy(network)
@@ -137,7 +174,7 @@ class ImageProblem(PruningProblem):
         return copied.to(memory_format=torch.contiguous_format)
 
     def example(self, images: int) -> torch.Tensor:
-        """Network input of so many images of the search split, float32 (images, channels, height, width) on the CPU.
+        """Network input of so many images of the search split, as of `Split` on the CPU, images as float32.
 
         Raises:
             ValueError: there are not so many.
@@ -239,21 +276,21 @@ class ImageProblem(PruningProblem):
             batches: Iterable[tuple[torch.Tensor, NDArray[Any]]] = self._batches(self.data.test, _SCORED_BATCH)
         else:
             batches = self._search_batches if images == "search" else self._hard_batches
-        return ((batch.to(self.evaluation.torch_dtype), labels) for batch, labels in batches)
+        dtype = self.evaluation.torch_dtype
+        return ((batch.to(dtype) if batch.is_floating_point() else batch, labels) for batch, labels in batches)
 
     def _calibration_batches(self) -> Iterator[torch.Tensor]:
         return (images for images, _ in self._batches(self.data.calibration, _CALIBRATION_BATCH))
 
     def _batches(self, split: Split, batch: tuple[int, int]) -> Iterator[tuple[torch.Tensor, NDArray[Any]]]:
         pixels, fewest = batch
-        size = max(fewest, pixels // math.prod(split.images.shape[2:]))
+        size = max(fewest, pixels // math.prod(split.images.shape[2:] or split.images.shape[1:]))
         for first in range(0, len(split), size):
             part = slice(first, first + size)
             yield self._images(split, part), split.labels[part]
 
     def _images(self, split: Split, part: slice) -> torch.Tensor:
-        images = self.data.preprocessing(split.images[part])
-        return images.to(self.device).contiguous(memory_format=torch.channels_last)
+        return channels_last(self.data.preprocessing(split.images[part]).to(self.device))
 
 
 def check_fitted(network: nn.Module, graph: ChannelGraph) -> None:

@@ -52,13 +52,14 @@ class Decision:
             )
 
     @cached_property
-    def _midpoints(self) -> FloatArray:
+    def midpoints(self) -> FloatArray:
+        """Halfway from each choice to the next, float64 (choices - 1,)."""
         steps = np.array(self.choices, dtype=np.float64)
         return (steps[1:] + steps[:-1]) / 2
 
     def kept(self, ratio: float) -> int:
         """Units kept at a ratio removed in [0, 1): the choice nearest to size * (1 - ratio), the larger on a tie."""
-        return self.choices[int(np.searchsorted(self._midpoints, self.size * (1.0 - ratio), side="right"))]
+        return self.choices[int(np.searchsorted(self.midpoints, self.size * (1.0 - ratio), side="right"))]
 
     def ratio(self, kept: int) -> float:
         """The ratio removed when `kept` units stay."""
@@ -207,6 +208,20 @@ class PruningProblem(ABC):
             f"{type(self).__name__} has no reconstruction errors; take an agent that does not start from them"
         )
 
+    def removal_scores(self) -> tuple[FloatArray, ...]:
+        """How much each unit of each decision matters by the problem's criterion, float64 (units,) per decision.
+
+        They stand in the order of removal, from the last to the first removed, and are comparable between decisions as
+        far as the criterion is.
+
+        Raises:
+            NotImplementedError: the problem has none.
+            ValueError: its criterion has none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no scores of units; take an agent that does not rank them"
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(decision.name for decision in self.decisions)
@@ -217,8 +232,25 @@ class PruningProblem(ABC):
         Raises:
             ValueError: not one ratio in [0, 1) for each decision.
         """
-        values = self._vector(plan)
-        return tuple(decision.kept(ratio) for decision, ratio in zip(self.decisions, values, strict=True))
+        return self._rounded(self._vector(plan))
+
+    def _rounded(self, ratios: FloatArray) -> Widths:
+        """As `Decision.kept` for all decisions at once."""
+        choices, midpoints = self._choices
+        wanted = np.array(self.dense_widths) * (1.0 - ratios)
+        places = (midpoints <= wanted[:, None]).sum(axis=1)
+        return tuple(choices[np.arange(len(places)), places].tolist())
+
+    @cached_property
+    def _choices(self) -> tuple[IntArray, FloatArray]:
+        """Choices and what lies between them, (decisions, most choices); rows are filled up with what is never met."""
+        most = max(len(decision.choices) for decision in self.decisions)
+        choices = np.zeros((len(self.decisions), most), dtype=np.int64)
+        midpoints = np.full((len(self.decisions), most - 1), np.inf)
+        for row, decision in enumerate(self.decisions):
+            choices[row, : len(decision.choices)] = decision.choices
+            midpoints[row, : len(decision.choices) - 1] = decision.midpoints
+        return choices, midpoints
 
     def _vector(self, plan: Plan) -> FloatArray:
         """The plan as float64 (decisions,), checked."""
@@ -348,16 +380,16 @@ class PruningProblem(ABC):
                 return ratios * scalar
             return ratios + (scalar - 1.0) * np.maximum(most - ratios, 0.0)
 
-        if self.feasible(self.widths(scaled(0.0))):
-            return self.ratios(self.widths(scaled(0.0)))
+        if self.feasible(self.dense_widths):
+            return self.ratios(self.dense_widths)
         over, within = 0.0, 2.0
         while within - over > 1e-9:
             middle = (over + within) / 2
-            if self.feasible(self.widths(scaled(middle))):
+            if self.feasible(self._rounded(scaled(middle))):
                 within = middle
             else:
                 over = middle
-        return self.ratios(self._widen(self.widths(scaled(within)), self.widths(scaled(over))))
+        return self.ratios(self._widen(self._rounded(scaled(within)), self._rounded(scaled(over))))
 
     def _widen(self, within: Widths, over: Widths) -> Widths:
         """Feasible widths, and infeasible ones that keep some decisions wider: widen each of these that fits."""

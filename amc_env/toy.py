@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from amc_env.cost_map import ChannelMap
+from amc_env.cost_map import ChannelMap, CostMap, SeparableCosts
 from amc_env.problem import Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
 from hw.layers import LayerShape
 
@@ -15,6 +15,8 @@ class ToyProblem(PruningProblem):
     """1x1 layers; accuracy = 1 - sum_i s_i * r_i^2 with sensitivities s_i that sum to 0.9.
 
     Layer i costs `c_i * kept_i` MACs, so the problem is a knapsack and `best_widths` is exact (dynamic programming).
+    On a staircase it costs what the next multiple of `staircase` channels costs, as on a device that computes channels
+    in blocks.
     With an interaction k between neighbours, where removing channels of one layer makes those of the next worth more,
 
         accuracy = 1 - (sum_i s_i * r_i^2 + k * sum_i sqrt(s_i * s_i+1) * r_i * r_i+1) / (1 + k),
@@ -26,6 +28,7 @@ class ToyProblem(PruningProblem):
         channels: output channels of each layer.
         budget: as of `PruningProblem`; half the MACs unless told.
         interaction: k, at least 0.
+        staircase: channels that are computed at once, at least 1.
         seed: draws the sensitivities and the costs per channel.
     """
 
@@ -37,13 +40,16 @@ class ToyProblem(PruningProblem):
         budget: Mapping[str, float | str] | None = None,
         reward: RewardForm = "error",
         interaction: float = 0.0,
+        staircase: int = 1,
         seed: int = 0,
     ) -> None:
         if decisions < 1 or channels < 2:
             raise ValueError(f"expected at least 1 decision of at least 2 channels, got {decisions} of {channels}")
         if not interaction >= 0.0:
             raise ValueError(f"interaction: expected a number of at least 0, got {interaction}")
-        self.interaction = interaction
+        if staircase < 1:
+            raise ValueError(f"staircase: expected at least 1, got {staircase}")
+        self.interaction, self.staircase = interaction, staircase
         rng = np.random.default_rng(seed)
         self.channel_costs = rng.integers(1, 6, size=decisions)
         weights = rng.exponential(size=decisions)
@@ -53,15 +59,26 @@ class ToyProblem(PruningProblem):
         super().__init__(
             [Decision(layer.name, channels, tuple(range(1, channels + 1)), layer) for layer in layers],
             layers,
-            ChannelMap(
-                fixed_in=np.array([layer.in_channels for layer in layers]),
-                in_per_unit=np.zeros((decisions, decisions), dtype=np.int64),
-                fixed_out=np.zeros(decisions, dtype=np.int64),
-                out_per_unit=np.eye(decisions, dtype=np.int64),
-            ),
+            self._cost_map(layers),
             budget={"macs": "50%"} if budget is None else budget,
             reward=reward,
         )
+
+    def _cost_map(self, layers: Sequence[LayerShape]) -> CostMap:
+        if self.staircase == 1:
+            return ChannelMap(
+                fixed_in=np.array([layer.in_channels for layer in layers]),
+                in_per_unit=np.zeros((len(layers), len(layers)), dtype=np.int64),
+                fixed_out=np.zeros(len(layers), dtype=np.int64),
+                out_per_unit=np.eye(len(layers), dtype=np.int64),
+            )
+        macs = [{kept: self._macs(layer, kept) for kept in range(1, layer.out_channels + 1)} for layer in layers]
+        sizes = [{kept: 4 * cost for kept, cost in table.items()} for table in macs]
+        return SeparableCosts({"macs": 0, "size": 0}, {"macs": macs, "size": sizes})
+
+    def _macs(self, layer: LayerShape, kept: int) -> int:
+        """Of a layer with so many channels, filled up to whole blocks; no more than dense."""
+        return layer.in_channels * min(-(-kept // self.staircase) * self.staircase, layer.out_channels)
 
     def score(self, widths: Widths) -> Score:
         ratios = self.ratios(widths)
@@ -78,6 +95,13 @@ class ToyProblem(PruningProblem):
             for sensitivity, decision in zip(self.sensitivities, self.decisions, strict=True)
         )
 
+    def removal_scores(self) -> tuple[FloatArray, ...]:
+        """What the removal of each further unit adds to the error curve."""
+        return tuple(
+            -np.diff(np.append(sensitivity / (1.0 + self.interaction), curve))
+            for sensitivity, curve in zip(self.sensitivities, self.reconstruction_errors(), strict=True)
+        )
+
     def best_widths(self) -> Widths:
         """The feasible widths of highest accuracy under a MAC budget alone.
 
@@ -87,26 +111,25 @@ class ToyProblem(PruningProblem):
         if [budget.cost for budget in self.budgets] != ["macs"]:
             raise ValueError(f"best_widths: expected one budget, on 'macs', got {[b.cost for b in self.budgets]}")
         limit = int(self.budgets[0].limit)
-        # spent -> (loss, widths); with interaction (spent, last width) -> (loss, widths)
-        best: dict[tuple[int, int], tuple[float, Widths]] = {(0, 0): (0.0, ())}
-        for index, decision in enumerate(self.decisions):
-            extended: dict[tuple[int, int], tuple[float, Widths]] = {}
-            for (spent, _), (loss, widths) in best.items():
-                for kept in decision.choices:
-                    total = spent + kept * int(self.channel_costs[index])
-                    if total > limit:
-                        break
-                    entry = (loss + self._loss(index, kept, widths), (*widths, kept))
-                    state = (total, kept if self.interaction else 0)
-                    if state not in extended or entry < extended[state]:
-                        extended[state] = entry
-            best = extended
-        return min(best.values())[1]
-
-    def _loss(self, index: int, kept: int, before: Widths) -> float:
-        """What a width adds to the loss, times 1 + k, given those of the layers before."""
-        ratio = self.decisions[index].ratio(kept)
-        loss = self.sensitivities[index] * ratio**2
-        if self.interaction and before:
-            loss += self._couplings[index - 1] * self.decisions[index - 1].ratio(before[-1]) * ratio
-        return float(loss)
+        channels = self.dense_widths[0]
+        ratios = 1.0 - np.arange(1, channels + 1) / channels
+        # losses[kept - 1, spent] of the layers so far, the last of which keeps so many channels
+        losses = np.full((channels, limit + 1), np.inf)
+        losses[-1, 0] = 0.0  # before the first layer nothing is removed, so that nothing interacts with it
+        before = []
+        for index, layer in enumerate(self.layers):
+            coupling = self._couplings[index - 1] if index else 0.0
+            paired = losses[:, None, :] + coupling * (ratios[:, None] * ratios)[:, :, None]
+            before.append(paired.argmin(axis=0))
+            least = paired.min(axis=0) + self.sensitivities[index] * (ratios**2)[:, None]
+            losses = np.full_like(losses, np.inf)
+            for place in range(channels):
+                spent = min(self._macs(layer, place + 1), limit + 1)
+                losses[place, spent:] = least[place, : limit + 1 - spent]
+        place, spent = map(int, np.unravel_index(losses.argmin(), losses.shape))
+        widths: list[int] = []
+        for layer, earlier in zip(reversed(self.layers), reversed(before), strict=True):
+            widths.append(place + 1)
+            spent -= self._macs(layer, place + 1)
+            place = int(earlier[place, spent])
+        return tuple(reversed(widths))

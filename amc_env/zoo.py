@@ -1,4 +1,4 @@
-"""Networks by name: CIFAR ResNets, LeNets, MobileNet-V1, torchvision's, a small one for digits, and the user's own.
+"""Networks by name: CIFAR ResNets, LeNets, MobileNet-V1, torchvision's, small ones for digits and text, the user's own.
 
 [ResNet] He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2.
 [MobileNet] Howard et al., MobileNets, arXiv 1704.04861.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from amc_env.cache import cache_folder
 from amc_env.datasets import digits_arrays
 from amc_env.lenet import lenet
+from amc_env.stdlib_docs import stdlib_docs_arrays
+from amc_env.text_classifier import TextClassifier, TextRecipe, train_text_classifier
 from amc_env.user_code import import_function
 from amc_env.weights import load_weights, save_weights, weights_digest
 from hw.torch_threads import torch_threads
@@ -26,6 +29,7 @@ from hw.torch_threads import torch_threads
 __all__ = [
     "DigitsRecipe",
     "OptionAShortcut",
+    "TextClassifier",
     "cifar_resnet",
     "digits_network",
     "digits_weights",
@@ -33,6 +37,7 @@ __all__ = [
     "load_weights",
     "mobilenet_v1",
     "save_weights",
+    "text_classifier_weights",
     "torchvision_network",
     "train_digits_network",
     "user_network",
@@ -256,10 +261,25 @@ def digits_weights(cache: Path | None = None) -> Path:
             The file name holds a hash of the recipe, so another recipe trains again.
     """
     recipe = DigitsRecipe()
-    folder = cache or Path(os.environ.get("AMC_CACHE") or "~/.cache/amc-search").expanduser()
-    path = folder / f"digits-{hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()[:16]}.pt"
+    return _trained("digits", json.dumps(asdict(recipe)), lambda: train_digits_network(recipe), cache)
+
+
+def text_classifier_weights(cache: Path | None = None) -> Path:
+    """The file of the trained `TextClassifier`'s state_dict; trained on first use.
+
+    Args:
+        cache: as of `digits_weights`; the file name holds a hash of the training sentences as well.
+    """
+    recipe = TextRecipe()
+    tokens, labels, _, _ = stdlib_docs_arrays()
+    identity = json.dumps(asdict(recipe)) + hashlib.sha256(tokens.tobytes() + labels.tobytes()).hexdigest()
+    return _trained("stdlib-docs", identity, lambda: train_text_classifier(recipe), cache)
+
+
+def _trained(name: str, identity: str, train: Callable[[], nn.Module], cache: Path | None) -> Path:
+    path = (cache or cache_folder()) / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.pt"
     if not path.is_file():
-        save_weights(train_digits_network(recipe), path)
+        save_weights(train(), path)
     return path
 
 

@@ -46,6 +46,25 @@ def test_only_what_is_needed_is_loaded(statement: str, unwanted: set[str]) -> No
     assert loaded_by(statement) & unwanted == set()
 
 
+WITHOUT_EXTRAS = """
+import sys
+for name in ("ray", "torchvision", "stable_baselines3", "cmaes", "onnx", "onnxscript", "onnxruntime", "fastapi"):
+    sys.modules[name] = None  # importing it fails, as if it were not installed
+import gymnasium
+env = gymnasium.make("amc_env:Pruning-v0", problem={problem!r}, constraint="fit")
+env.reset(seed=0)
+terminated = False
+while not terminated:
+    _, reward, terminated, _, _ = env.step(env.action_space.sample())
+assert reward > -1
+"""
+
+
+@pytest.mark.parametrize("problem", ["toy20-v0", "resnet56-cifar10-v0", "digits-v0"])
+def test_the_environment_needs_no_extra(problem: str) -> None:
+    loaded_by(WITHOUT_EXTRAS.format(problem=problem))
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_is_typed(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
@@ -75,5 +94,6 @@ def test_the_constraints_pin_every_dependency_once() -> None:
     assert len(pinned) == len(set(pinned))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    needed = {distribution(requirement) for requirement in project["dependencies"] + extras["serve"] + extras["dev"]}
+    named = [*project["dependencies"], *(requirement for extra in extras.values() for requirement in extra)]
+    needed = {distribution(requirement) for requirement in named}
     assert needed - set(pinned) == {project["name"]}  # an extra that names another

@@ -265,3 +265,54 @@ def test_refuses_what_it_cannot_do() -> None:
     env.step(np.array([0.5], dtype=np.float32))
     with pytest.raises(RuntimeError, match=r"the episode has ended; call reset\(\) first"):
         env.step(np.array([0.5], dtype=np.float32))
+
+
+def test_a_problem_goes_by_its_name_and_survives_the_json_of_the_spec() -> None:
+    env = gymnasium.make("amc_env:Pruning-v0", problem="toy5-v0", budget={"macs": "40%"}, constraint="clamp")
+    assert env.spec is not None
+    again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    for made in (env, again):
+        assert isinstance(made.unwrapped, PruningEnv)
+        assert made.unwrapped.problem.budgets[0].limit == 0.4 * made.unwrapped.problem.dense_costs["macs"]
+
+
+def test_refuses_a_budget_beside_a_problem_that_has_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"^budget, real: of a problem that is named; this one has its budget already$"
+    ):
+        PruningEnv(ToyProblem(), budget={"macs": "40%"})
+
+
+def test_the_picture_shows_what_is_kept_what_is_removed_and_the_budget() -> None:
+    env = PruningEnv(ToyProblem(4, channels=4), render_mode="rgb_array")
+    env.reset()
+    blank = env.render()
+    env.step(np.array([0.5], dtype=np.float32))
+    picture = env.render()
+    assert isinstance(picture, np.ndarray)
+    assert isinstance(blank, np.ndarray)
+    assert picture.dtype == np.uint8
+    assert picture.shape == blank.shape == (240, 4 * 24 + 24, 3)
+    dark, light, grey, red = (27, 107, 170), (200, 221, 238), (228, 231, 235), (196, 57, 43)
+    column = picture[48:228, 14]
+    assert (column == dark).all(axis=1).sum() == (column == light).all(axis=1).sum() == 90
+    assert (picture[48:228, 14 + 24] == grey).all()
+    assert (picture[20, 12:] == red).all(axis=1).argmax() == round((96 - 2) * 0.5)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vector_environments_play_the_same(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    actions = rng.random((5, 3, 1)).astype(np.float32)
+    many = gymnasium.make_vec(
+        "amc_env:Pruning-v0", num_envs=3, vectorization_mode=mode, problem="toy5-v0", constraint="fit"
+    )
+    single = gymnasium.make("amc_env:Pruning-v0", problem="toy5-v0", constraint="fit")
+    try:
+        many.reset(seed=0)
+        rewards = [many.step(action)[1] for action in actions]
+    finally:
+        many.close()
+    for index in range(3):
+        single.reset(seed=index)
+        assert [single.step(action[index])[1] for action in actions] == [reward[index] for reward in rewards]

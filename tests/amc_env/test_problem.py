@@ -237,3 +237,21 @@ def test_many_evaluations_are_those_of_one_after_another_with_a_scorer_or_withou
     assert list(problem.evaluate_many(plans, probe=probe)) == one_by_one
     assert problem.scored == 0
     assert asked == [plan for plan in plans[1:3] + plans[4:] if probe or problem.feasible(plan)]
+
+
+def test_all_decisions_are_rounded_as_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    layers = [ToyProblem(1, channels=size, seed=size).decisions[0] for size in (2, 5, 16)]
+    uneven = [
+        replace(layer, choices=tuple(sorted({*rng.integers(1, layer.size, 4).tolist(), layer.size})))
+        for layer in layers
+    ]
+    toy = ToyProblem(3)
+    problem = copy.copy(toy)
+    problem.decisions = tuple(uneven)
+    problem.dense_widths = tuple(decision.size for decision in uneven)
+    # where a plan lies just between two choices the larger is kept
+    edges = [(1.0 - (np.array(d.choices[1:]) + np.array(d.choices[:-1])) / 2 / d.size).tolist() for d in uneven]
+    plans = [rng.random(3) for _ in range(200)] + [np.array([rng.choice(edge) for edge in edges]) for _ in range(50)]
+    for plan in plans:
+        assert problem.widths(plan) == tuple(d.kept(r) for d, r in zip(uneven, plan, strict=True))

@@ -9,9 +9,10 @@ from amc_env.toy import ToyProblem
 
 
 @pytest.mark.parametrize("interaction", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("staircase", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_best_widths_are_the_best_of_all_plans(interaction: float, seed: int) -> None:
-    problem = ToyProblem(4, channels=7, budget={"macs": "45%"}, interaction=interaction, seed=seed)
+def test_the_best_widths_are_the_best_of_all_plans(interaction: float, staircase: int, seed: int) -> None:
+    problem = ToyProblem(4, channels=7, budget={"macs": "55%"}, interaction=interaction, staircase=staircase, seed=seed)
     plans = itertools.product(*(decision.choices for decision in problem.decisions))
     best = max(problem.score(plan).accuracy or 0.0 for plan in plans if problem.feasible(plan))
     assert problem.feasible(problem.best_widths())
@@ -39,3 +40,17 @@ def test_an_error_curve_is_what_a_decision_costs_by_itself(interaction: float) -
 def test_refuses_an_interaction_that_could_leave_the_range() -> None:
     with pytest.raises(ValueError, match=r"^interaction: expected a number of at least 0, got -0.5$"):
         ToyProblem(interaction=-0.5)
+
+
+def test_on_a_staircase_whole_blocks_are_paid() -> None:
+    problem = ToyProblem(1, channels=7, staircase=3)
+    price = int(problem.channel_costs[0])
+    assert [problem.cost("macs", [kept]) for kept in range(1, 8)] == [
+        price * blocks for blocks in (3, 3, 3, 6, 6, 6, 7)
+    ]
+    assert problem.dense_costs == {"macs": 7 * price, "size": 28 * price}
+
+
+def test_refuses_blocks_of_no_channels() -> None:
+    with pytest.raises(ValueError, match=r"^staircase: expected at least 1, got 0$"):
+        ToyProblem(staircase=0)

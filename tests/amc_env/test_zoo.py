@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from amc_env.datasets import SplitSizes, load_splits
-from amc_env.splits import Preprocessing, Split
+from amc_env.splits import AsTheyAre, Preprocessing, Split
 from amc_env.zoo import (
     DigitsRecipe,
     OptionAShortcut,
@@ -40,7 +40,7 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def accuracy(network: nn.Module, split: Split, preprocessing: Preprocessing) -> float:
+def accuracy(network: nn.Module, split: Split, preprocessing: Preprocessing | AsTheyAre) -> float:
     network.eval()
     correct = 0
     with torch.inference_mode():
@@ -305,3 +305,14 @@ def test_mobilenets_on_sample_images_of_imagenet(
     # expected: top-1 of all 1000 images, from the notes beside the weights; 3 standard deviations of a draw of 200
     tolerance = 3 * (expected * (1 - expected) / 200) ** 0.5
     assert accuracy(network, splits.test, splits.preprocessing) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.02, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_short_is_named_as_damaged(tmp_path: Path, share: float) -> None:
+    network, path = nn.Linear(300, 784), tmp_path / "weights.pt"
+    save_weights(network, path)
+    content = path.read_bytes()
+    for cut in {int(share * len(content)), 5000}:  # at the second, torch meets an error of the system
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match=r"weights\.pt is damaged or not a file of torch\.save"):
+            load_weights(network, path)

@@ -1,0 +1,218 @@
+"""Recorded problems: a surrogate in the place of a real network, fitted to evaluations of it that were recorded.
+
+A recording is one .npz file. It holds the decisions, the shapes of the layers and how costs follow from the widths, so
+that costs are exact; evaluated plans with their scores, which are an offline data set too (`Recording.plans`); and for
+each objective a Gaussian process of log(error) over the ratios, of which only the mean is used. How far that is from
+the real evaluation was measured on plans it had not seen, and stands in the recording (`Recording.fits`).
+
+What is recorded is how plans differ where they were evaluated: far from them, and below the smallest cost among them,
+the surrogate falls back to the mean of what it knows. A search on it may find plans that are better only there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_env.cost_map import ChannelMap
+from amc_env.matern import matern
+from amc_env.problem import Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
+from hw.layers import LayerShape
+
+_VERSION = 1
+_MAP = ("fixed_in", "in_per_unit", "fixed_out", "out_per_unit")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the surrogate of one objective foretells evaluations of plans that it has not seen.
+
+    Attributes:
+        plans: how many were left out, ten times a tenth.
+        rmse: root of the mean squared difference of the errors.
+        spread: standard deviation of the recorded errors, which is what no surrogate at all would come to.
+        rank: Spearman's rank correlation.
+        drawn_plans, drawn_rmse, drawn_spread, drawn_rank: the same of those plans alone that were drawn at random at
+            all budgets; the others are of searches at one.
+    """
+
+    plans: int
+    rmse: float
+    spread: float
+    rank: float
+    drawn_plans: int
+    drawn_rmse: float
+    drawn_spread: float
+    drawn_rank: float
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """exp(mean + sum_i weights_i * k(|ratios - points_i| / length)), k the Matern 5/2 kernel.
+
+    Attributes:
+        mean: of log(error).
+        length: in ratios.
+        weights: float64 (plans,).
+        smallest, largest: errors among the recorded; the surrogate stays between them.
+    """
+
+    mean: float
+    length: float
+    weights: FloatArray
+    smallest: float
+    largest: float
+
+    def __call__(self, points: FloatArray, ratios: FloatArray) -> float:
+        """The error at ratios (decisions,), given the recorded ones (plans, decisions)."""
+        kernel = matern(np.sqrt(((points - ratios) ** 2).sum(axis=1)) / self.length)
+        return float(np.clip(np.exp(self.mean + kernel @ self.weights), self.smallest, self.largest))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded of a network.
+
+    Attributes:
+        source: how it came about: network, data, fidelity, versions.
+        decisions, layers, cost_map: of the problem.
+        plans: widths of the evaluated plans, int64 (plans, decisions).
+        errors: by objective, float64 (plans,).
+        curves: `reconstruction_errors` of the problem.
+        surrogates, fits: by objective.
+    """
+
+    source: Mapping[str, Any]
+    decisions: tuple[Decision, ...]
+    layers: tuple[LayerShape, ...]
+    cost_map: ChannelMap
+    plans: NDArray[np.int64]
+    errors: Mapping[str, FloatArray]
+    curves: tuple[FloatArray, ...]
+    surrogates: Mapping[str, Surrogate]
+    fits: Mapping[str, Fit]
+
+    @cached_property
+    def ratios(self) -> FloatArray:
+        """Of the evaluated plans, float64 (plans, decisions)."""
+        ratios: FloatArray = 1.0 - self.plans / np.array([decision.size for decision in self.decisions])
+        return ratios
+
+    def save(self, path: Path) -> None:
+        """Write as .npz."""
+        described = {
+            "version": _VERSION,
+            "source": dict(self.source),
+            "decisions": [{"name": each.name, "size": each.size, "choices": each.choices} for each in self.decisions],
+            "firsts": [self.layers.index(each.layer) for each in self.decisions],
+            "layers": [asdict(layer) for layer in self.layers],
+            "surrogates": {
+                name: {key: value for key, value in asdict(each).items() if key != "weights"}
+                for name, each in self.surrogates.items()
+            },
+            "fits": {name: asdict(fit) for name, fit in self.fits.items()},
+        }
+        arrays: dict[str, Any] = {name: getattr(self.cost_map, name) for name in _MAP}
+        arrays |= {f"error.{name}": errors for name, errors in self.errors.items()}
+        arrays |= {f"weights.{name}": each.weights for name, each in self.surrogates.items()}
+        smallest = np.uint8 if self.plans.max() < 256 else np.uint16
+        np.savez_compressed(
+            path, about=json.dumps(described), plans=self.plans.astype(smallest), curves=np.concatenate(self.curves),
+            **arrays,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is no recording of this version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            about = json.loads(str(arrays["about"]))
+            version = about["version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: expected a recording written by Recording.save ({error!r})") from error
+        if version != _VERSION:
+            raise ValueError(f"{path}: expected a recording of version {_VERSION}, got version {version!r}")
+        layers = tuple(_layer(layer) for layer in about["layers"])
+        decisions = tuple(
+            Decision(each["name"], each["size"], tuple(each["choices"]), layers[first])
+            for each, first in zip(about["decisions"], about["firsts"], strict=True)
+        )
+        ends = np.cumsum([len(decision.choices) for decision in decisions])
+        return cls(
+            source=about["source"],
+            decisions=decisions,
+            layers=layers,
+            cost_map=ChannelMap(**{name: arrays[name] for name in _MAP}),
+            plans=arrays["plans"].astype(np.int64),
+            errors={name: arrays[f"error.{name}"] for name in about["surrogates"]},
+            curves=tuple(np.split(arrays["curves"], ends[:-1])),
+            surrogates={
+                name: Surrogate(**each, weights=arrays[f"weights.{name}"]) for name, each in about["surrogates"].items()
+            },
+            fits={name: Fit(**fit) for name, fit in about["fits"].items()},
+        )
+
+
+def _layer(content: dict[str, Any]) -> LayerShape:
+    pairs: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return LayerShape(**pairs)
+
+
+class RecordedProblem(PruningProblem):
+    """A recorded network: exact costs, errors by the surrogate in some ten microseconds.
+
+    Args:
+        recording: see `Recording`.
+        objective: one that was recorded: "top1", or "agreement" with the dense network.
+        budget, reward: as of `PruningProblem`; half the MACs unless told.
+
+    Raises:
+        ValueError: the objective was not recorded.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        objective: str = "top1",
+        budget: Mapping[str, float | str] | None = None,
+        reward: RewardForm = "error",
+    ) -> None:
+        if objective not in recording.surrogates:
+            raise ValueError(f"objective: expected one of {', '.join(recording.surrogates)}, got {objective!r}")
+        self.recording, self.objective = recording, objective
+        self._surrogate, self._points = recording.surrogates[objective], recording.ratios
+        super().__init__(
+            recording.decisions,
+            recording.layers,
+            recording.cost_map,
+            budget={"macs": "50%"} if budget is None else budget,
+            reward=reward,
+        )
+
+    def score(self, widths: Widths) -> Score:
+        error = self._surrogate(self._points, self.ratios(widths))
+        return Score(error, 1.0 - error if self.objective == "top1" else None)
+
+    def reconstruction_errors(self) -> tuple[FloatArray, ...]:
+        return self.recording.curves
+
+
+def shipped_recording(name: str) -> Path:
+    """The file of a recording that comes with the package."""
+    return Path(str(resources.files("amc_env") / "recordings" / f"{name}.npz"))
