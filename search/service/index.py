@@ -78,6 +78,11 @@ class Index:
         """What each job was like when it was last put here."""
         return dict(self._rows("select id, signature from jobs"))
 
+    def state(self, job: str) -> str | None:
+        """The state in which a job was when it was last put here."""
+        rows = self._rows("select state from jobs where id = ?", job)
+        return rows[0][0] if rows else None
+
     def by_key(self, key: str) -> str | None:
         """The job that was made with an idempotency key; of copies of its folder, the first."""
         rows = self._rows("select id from jobs where key = ? order by created, id limit 1", key)

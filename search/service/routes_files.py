@@ -12,7 +12,6 @@ from search.service.folder import JobFolder
 from search.service.routes_jobs import JobOf, Nothing, ServiceOf, problems
 from search.service.schemas import Artifact, Job
 from search.service.service import RefusedError
-from search.service.summary import describe
 
 files = APIRouter(prefix="/api", tags=["files"])
 
@@ -72,7 +71,7 @@ def export(
 ) -> Job:
     """Begin to write the network of the winner, or of an agent, a seed, a step; a note tells when it is there."""
     service.export(job, agent, seed, step)
-    return describe(job)
+    return service.describe(job)
 
 
 def artifact(job: JobFolder, name: str) -> Path | None:

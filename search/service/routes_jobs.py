@@ -17,7 +17,7 @@ from search.service.index import Query as ListQuery
 from search.service.schemas import Comparison, Job, JobList, Problem, Trial, View
 from search.service.service import RefusedError, Service
 from search.service.stream import stream
-from search.service.summary import describe, trials_of
+from search.service.summary import trials_of
 
 jobs = APIRouter(prefix="/api", tags=["jobs"])
 
@@ -90,7 +90,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> Response:
-    """The jobs as the index has them, which is never more than a second behind."""
+    """The jobs as the index has them: never more than a second behind, and never behind what `GET /jobs/{job}` said."""
     rows, total = service.index.page(
         ListQuery(state or (), network, q, sort, descending=order == "desc", limit=limit, offset=offset)
     )
@@ -100,9 +100,9 @@ def list_jobs(
 
 
 @jobs.get("/jobs/{job}", response_model=Job, responses=problems(404, 422))
-def get_job(job: JobOf) -> Job:
+def get_job(job: JobOf, service: ServiceOf) -> Job:
     """A job as it is now."""
-    return describe(job)
+    return service.describe(job)
 
 
 @jobs.get("/jobs/{job}/trials", response_model=list[Trial], responses=problems(404, 422))
@@ -163,7 +163,7 @@ def cancel_job(job: JobOf, service: ServiceOf, nothing: Nothing = None) -> Job:
     """End a job that waits or runs; what it has found so far stays, and it can be resumed."""
     service.store.cancel(job)
     service.supervisor.refresh(job)
-    return describe(job)
+    return service.describe(job)
 
 
 @jobs.post("/jobs/{job}/resume", status_code=202, response_model=Job, responses=problems(404, 409, 422, 507))
@@ -171,7 +171,7 @@ def resume_job(job: JobOf, service: ServiceOf, nothing: Nothing = None) -> Job:
     """Queue a job that is over but not finished again."""
     service.store.resume(job)
     service.supervisor.refresh(job)
-    return describe(job)
+    return service.describe(job)
 
 
 @jobs.delete("/jobs/{job}", status_code=204, responses=problems(404, 409, 422))

@@ -166,6 +166,13 @@ class Service:
         with job.log.open("ab") as log:
             self._exports[job.id] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
 
+    def describe(self, job: JobFolder) -> Job:
+        """A job as it is now. The list that is asked for afterwards says no less."""
+        described = describe(job)
+        if self.index.state(job.id) != described.state:
+            self.supervisor.refresh_or_skip(job)
+        return described
+
     def find(self, job: str) -> JobFolder:
         """A job by its id.
 

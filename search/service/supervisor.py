@@ -72,7 +72,7 @@ class Supervisor:
         self._find_new()
         for name in self.index.in_states((*ACTIVE, "queued")):
             try:
-                self._refresh_or_skip(self.store.find(name))
+                self.refresh_or_skip(self.store.find(name))
             except UnknownJobError:
                 self.index.remove(name)
         running = len(self.index.in_states(tuple(ACTIVE)))
@@ -88,7 +88,7 @@ class Supervisor:
                 return
             found.add(job.id)
             if job.id in active or known.get(job.id) != signature(job):
-                self._refresh_or_skip(job)
+                self.refresh_or_skip(job)
         for name in known.keys() - found:
             self.index.remove(name)
 
@@ -116,9 +116,10 @@ class Supervisor:
         known = self.index.signatures().keys()
         for job in self.store:
             if job.id not in known:
-                self._refresh_or_skip(job)
+                self.refresh_or_skip(job)
 
-    def _refresh_or_skip(self, job: JobFolder) -> None:
+    def refresh_or_skip(self, job: JobFolder) -> None:
+        """As `refresh`; what hinders it is a warning."""
         try:
             self.refresh(job)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, sqlite3.Error) as error:
@@ -152,7 +153,7 @@ class Supervisor:
                     self.store.resume(job)
                 except (OSError, ValueError) as error:
                     logger.warning("%s cannot be resumed: %s", job.id, error)
-                self._refresh_or_skip(job)
+                self.refresh_or_skip(job)
 
     def _loop(self) -> None:
         try:

@@ -12,6 +12,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from search.service.events import append_event, change_state
+from search.service.supervisor import Supervisor
 from tests.search.service.helpers import SPEC, make_client, run_here
 
 
@@ -40,6 +41,16 @@ def test_a_job_is_made_listed_and_described(client: TestClient) -> None:
     assert listed["jobs"] == [{key: made[key] for key in listed["jobs"][0]}]
     assert (listed["networks"], listed["states"]) == (["toy"], {"queued": 1})
     assert client.get("/api/health").json()["queued"] == 1
+
+
+def test_the_list_is_not_behind_what_was_said_of_a_job(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "tick", lambda _: None)
+    monkeypatch.setattr(Supervisor, "scan", lambda _: None)
+    job = submit(client)
+    change_state(client.app.state.service.store.find(job).events, "failed", error="no weights")  # type: ignore[attr-defined]
+    assert client.get("/api/jobs").json()["states"] == {"queued": 1}
+    assert client.get(f"/api/jobs/{job}").json()["state"] == "failed"
+    assert client.get("/api/jobs").json()["states"] == {"failed": 1}
 
 
 def test_yaml_makes_the_same_job_as_json(client: TestClient) -> None:
