@@ -9,7 +9,9 @@ from amc_env.policy import PruningPolicy
 from amc_env.problem import Decision, Evaluation, PruningProblem, Score
 from amc_env.toy import ToyProblem
 
-gymnasium.register("Pruning-v0", entry_point="amc_env.env:PruningEnv")
+gymnasium.register(
+    "Pruning-v0", entry_point="amc_env.env:PruningEnv", vector_entry_point="amc_env.vector:PruningVectorEnv"
+)
 
 __all__ = [
     "Budget",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,32 @@ import numpy as np
 from hw.cost import BilinearCost, CostFunction, CostModel, FloatArray, IntArray
 from hw.layers import LayerShape
 
+
+@dataclass(frozen=True)
+class QuadraticCost:
+    """constant + linear @ w + w @ square @ w, exactly."""
+
+    constant: int
+    linear: IntArray
+    square: IntArray
+
+    def __call__(self, widths: Sequence[int] | IntArray) -> int:
+        kept = np.asarray(widths, dtype=np.int64)
+        return self.constant + int(kept @ (self.linear + self.square @ kept))
+
+    def many(self, plans: IntArray) -> FloatArray:
+        """The costs of plans int64 (plans, decisions), float64 (plans,): whole numbers, exact below 2^53."""
+        kept = plans.astype(np.float64)  # numpy multiplies whole matrices of integers slowly
+        costs: FloatArray = self.constant + (kept * (self.linear + kept @ self._square)).sum(axis=1)
+        return costs
+
+    @cached_property
+    def _square(self) -> FloatArray:
+        return self.square.T.astype(np.float64)
+
+
 #: what the network costs when each decision keeps so many units
-WidthCost = Callable[[Sequence[int] | IntArray], float]
+WidthCost = QuadraticCost | Callable[[Sequence[int] | IntArray], float]
 
 
 class CostMap(Protocol):
@@ -57,19 +82,15 @@ class ChannelMap:
         return self.cost_of_widths(model.bind(layers))
 
     def cost_of_widths(self, cost: CostFunction) -> WidthCost:
-        """The cost as a function of the widths; a bilinear one becomes constant + linear @ w + w @ square @ w."""
+        """The cost as a function of the widths; a bilinear one becomes quadratic."""
         if not isinstance(cost, BilinearCost):
             return lambda widths: cost(*self.channels(widths))
         fixed = cost.per_product * self.fixed_in + cost.per_channel
-        constant = int(self.fixed_out @ fixed)
-        linear = fixed @ self.out_per_unit + (cost.per_product * self.fixed_out) @ self.in_per_unit
-        square = (self.out_per_unit.T * cost.per_product) @ self.in_per_unit
-
-        def quadratic(widths: Sequence[int] | IntArray) -> int:
-            kept = np.asarray(widths, dtype=np.int64)
-            return constant + int(kept @ (linear + square @ kept))
-
-        return quadratic
+        return QuadraticCost(
+            constant=int(self.fixed_out @ fixed),
+            linear=fixed @ self.out_per_unit + (cost.per_product * self.fixed_out) @ self.in_per_unit,
+            square=(self.out_per_unit.T * cost.per_product) @ self.in_per_unit,
+        )
 
     def owned_costs(self, model: CostModel, layers: Sequence[LayerShape]) -> tuple[FloatArray, float]:
         """A layer belongs to the last decision that changes its outputs, else its inputs."""

@@ -54,15 +54,16 @@ class LayerEmbedding:
         table = np.array(rows, dtype=np.float64)
         #: by what the first eight features were divided, float64 (8,)
         self.scales = np.maximum(table.max(axis=0), 1e-12)
-        self._static = np.zeros((len(rows), len(FEATURES) + budget), dtype=np.float32)
-        self._static[:, : table.shape[1]] = table / self.scales
-        self._static[:, REST] = np.maximum((owned.sum() - np.cumsum(owned)) / total, 0.0)
+        #: what no decision changes, float32 (decisions, features)
+        self.static = np.zeros((len(rows), len(FEATURES) + budget), dtype=np.float32)
+        self.static[:, : table.shape[1]] = table / self.scales
+        self.static[:, REST] = np.maximum((owned.sum() - np.cumsum(owned)) / total, 0.0)
         if budget:
-            self._static[:, BUDGET] = budget_fraction(problem)
+            self.static[:, BUDGET] = budget_fraction(problem)
 
     def __call__(self, step: int, decided: list[int]) -> NDArray[np.float32]:
         """The state before decision `step`, when the first `step` decisions keep `decided` units."""
-        observation: NDArray[np.float32] = self._static[step].copy()
+        observation: NDArray[np.float32] = self.static[step].copy()
         if step:
             observation[REDUCED] = self.reduced([*decided, *self.problem.dense_widths[step:]])
             observation[PREVIOUS_RATIO] = self.problem.decisions[step - 1].ratio(decided[-1])

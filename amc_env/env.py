@@ -182,6 +182,10 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """How many decisions of this episode are made."""
         return len(self._kept)
 
+    def decided(self, widths: list[int]) -> None:
+        """Take these as the decisions made so far, units kept by each."""
+        self._kept = widths
+
     def render(self) -> str | NDArray[np.uint8] | None:
         """The decisions so far, as a table or as bars."""
         if self.render_mode is None:

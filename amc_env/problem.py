@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env.budget import Budget, InfeasibleBudgetError, parse_limit
-from amc_env.cost_map import CostMap
+from amc_env.cost_map import CostMap, QuadraticCost
 from amc_env.policy import PruningPolicy
 from hw.cost import COST_MODELS, CostModel, IntArray
 from hw.layers import LayerShape
@@ -279,6 +279,13 @@ class PruningProblem(ABC):
     def cost(self, name: str, widths: Sequence[int] | IntArray) -> float:
         """One cost of the network of these widths, in the unit of its model."""
         return self._cost_functions[name](widths)
+
+    def costs_of_plans(self, name: str, plans: IntArray) -> FloatArray:
+        """One cost of several networks: widths int64 (plans, decisions) -> float64 (plans,)."""
+        cost = self._cost_functions[name]
+        if isinstance(cost, QuadraticCost):
+            return cost.many(plans)
+        return np.array([cost(widths) for widths in plans], dtype=np.float64)
 
     def costs(self, widths: Sequence[int] | IntArray) -> dict[str, float]:
         """All costs of the network of these widths."""
