@@ -45,7 +45,7 @@ def main() -> None:
     for name, modes, steps in (
         ("toy20-v0", {"one process": many, "sync": few, "async": few}, options.steps),
         ("resnet56-cifar10-v0", {"one process": many, "sync": few, "async": few}, options.steps),
-        ("digits-v0", {"one process": few, "async": few}, options.steps // 10),
+        ("digits-v0", {"one process": few, "async": few}, options.steps // 50),
     ):
         figures["vector"][name] = {
             f"{mode} {count}": best(vector, name, MODES.get(mode, mode), count, steps)
