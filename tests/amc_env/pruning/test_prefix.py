@@ -163,7 +163,7 @@ def test_the_dense_network_is_not_changed(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("make", [SMALL_KNOWN["mobilenet_v2"], SMALL_KNOWN["densenet"], SMALL_KNOWN["cifar_resnet8"]])
+@pytest.mark.parametrize("make", SMALL_KNOWN.values(), ids=SMALL_KNOWN)
 def test_known_networks_stay_finite(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     network, batch = randomised(make()), images(12, size=32)
     graph, orders, prefix = reconstruction(network, tmp_path, batch, ridge=1e-4)

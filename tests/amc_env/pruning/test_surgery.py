@@ -19,6 +19,7 @@ from amc_env.pruning.graph import ChannelGraph, IntArray
 from amc_env.pruning.surgery import apply_plan, check_surgery, make_plan, mask_network, prune_network
 from amc_env.pruning.trace import UntraceableNetworkError, trace_channels
 from hw import MacCount, WeightSize
+from tests.amc_env.pruning.small_networks import SMALL_KNOWN
 
 TORCHVISION = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg16_bn", "densenet121",
@@ -65,10 +66,15 @@ def own_network(name: str) -> tuple[nn.Module, torch.Tensor]:
         "mobilenet_v1": lambda: (zoo.mobilenet_v1(0.25), example()),
         "digits": lambda: (zoo.digits_network(), example(channels=1, size=8)),
     }
+    if name.startswith("small "):
+        return SMALL_KNOWN[name.removeprefix("small ")](), example(size=32)
     return make[name]() if name in make else (zoo.torchvision_network(name), example())
 
 
-@pytest.mark.parametrize("name", [*TORCHVISION, "resnext50_32x4d", "cifar_resnet20", "mobilenet_v1", "digits"])
+@pytest.mark.parametrize(
+    "name",
+    [*TORCHVISION, "resnext50_32x4d", "cifar_resnet20", "mobilenet_v1", "digits", *(f"small {n}" for n in SMALL_KNOWN)],
+)
 def test_removing_equals_masking_and_costs_are_recounted_exactly(name: str) -> None:
     network, images = own_network(name)
     randomised(network)
