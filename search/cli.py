@@ -330,3 +330,7 @@ def _interrupted(folder: Path) -> None:
     begun = (folder / "spec.yaml").exists()
     click.echo(f"interrupted; continue with: amc resume {folder}" if begun else "interrupted before it began", err=True)
     sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

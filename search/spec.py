@@ -34,8 +34,8 @@ STARTER = """\
 version: 1
 name: digits-half-macs
 
-# cifar_resnet (depth, classes, weights), mobilenet_v1 (width, classes, weights), torchvision (name, classes, weights),
-# function (target: "module:function", weights), or one that is embedded and trained on first use: text_classifier, or
+# cifar_resnet (depth, classes, weights), lenet and torchvision (name, classes, weights), mobilenet_v1 (width, classes,
+# weights), function (target: "module:function", weights), or embedded and trained on first use: text_classifier, or
 network: {kind: digits}
 
 # npz (path), cifar10, cifar100, mnist, fashion_mnist (path, download), image_folder (path, labels, resize, crop),

@@ -79,6 +79,15 @@ class RuntimeContract:
         after = LayerShape("2", "conv", 6, 2, input_size=(8, 8), output_size=(8, 8))
         assert self.runtime.family(block, features, [shape, after]).load(block).run() > 0
 
+    def test_torch_keeps_its_number_of_threads(self, family: NetworkFamily) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(before + 1)
+        try:
+            family.load(Block().eval()).run()
+            assert torch.get_num_threads() == before + 1
+        finally:
+            torch.set_num_threads(before)
+
     def test_a_network_is_not_changed(self, family: NetworkFamily) -> None:
         network = Block().eval()
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from amc_env.pruning.criteria import CRITERIA
 from amc_env.pruning.saliency import SaliencySettings
 from amc_env.settings import EvaluationSettings
+from hw.host import RUNTIME_NAMES
+from search import service
 from search.lottery_spec import LotterySpec
 from search.spec import STARTER, SpecError, load_as, load_spec, save_spec, spec_schema
-from search.spec_inputs import Npz, Toy, UserFunction
+from search.spec_inputs import Architecture, Network, Npz, Toy, UserFunction
 from search.spec_models import Evaluation, Spec
 
 TOY = """\
@@ -259,3 +261,26 @@ def test_schema_describes_the_starter() -> None:
 def test_content_round_trips(seeds: list[int], evaluations: int) -> None:
     spec = Spec.model_validate({**yaml.safe_load(TOY), "seeds": seeds, "evaluations": evaluations})
     assert Spec.model_validate(json.loads(json.dumps(spec.content()))) == spec
+
+
+def kinds(union: Any) -> set[str]:
+    members = get_args(get_args(union)[0])
+    return {get_args(member.model_fields["kind"].annotation)[0] for member in members}
+
+
+def test_every_network_can_be_trained_by_the_lottery_and_those_with_weights_be_uploaded() -> None:
+    assert kinds(Architecture) == kinds(Network) - {"toy"}
+    page = Path(service.__file__).parent / "web" / "upload.js"
+    listed = re.search(r"const KINDS = \{\n(.*?)\n\};", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert listed
+    embedded = {"toy", "digits", "text_classifier"}
+    code = {"function"}  # never by HTTP
+    assert set(re.findall(r"^  (\w+):", listed[1], re.MULTILINE)) == kinds(Network) - embedded - code
+    assert all(kind in STARTER for kind in kinds(Network) - {"toy"})
+
+
+def test_the_form_offers_every_runtime() -> None:
+    page = Path(service.__file__).parent / "web" / "submit.js"
+    listed = re.search(r"const RUNTIMES = (\[.*?\]);", page.read_text(encoding="utf-8"))
+    assert listed
+    assert tuple(json.loads(listed[1])) == RUNTIME_NAMES
