@@ -7,8 +7,10 @@
 | `toy20-staircase-v0` | costs rise by blocks of 4 channels; known optimum |
 | `digits-v0` | a small residual network on scikit-learn's digits; evaluated really, in hundredths of a second |
 | `resnet56-cifar10-v0` | recorded: a surrogate of ResNet-56 on CIFAR-10, fitted to real evaluations |
+| `mobilenet-v2-imagenet-v0` | the same of MobileNet-V2 on 500 ImageNet images |
 
-A version changes when the same policy would get another reward. All are limited to half their MACs unless told.
+A version changes when the same policy would get another reward. All are limited to half their MACs unless told,
+MobileNet-V2 to 70 %, as in the AMC paper: without fine-tuning little is left of it at half.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def _toy(decisions: int, budget: Limits, **options: Any) -> PruningProblem:
     return ToyProblem(decisions, budget=budget, **options)
 
 
-_RECORDED = ("resnet56-cifar10-v0",)
+_RECORDED = ("resnet56-cifar10-v0", "mobilenet-v2-imagenet-v0")
+_BUDGETS = {"mobilenet-v2-imagenet-v0": {"macs": "70%"}}
 PROBLEMS: Mapping[str, Callable[[Limits], PruningProblem]] = {
     "toy5-v0": partial(_toy, 5),
     "toy20-v0": partial(_toy, 20),
@@ -66,9 +69,9 @@ def make_problem(
 
     Args:
         name: one of `PROBLEMS`.
-        budget: as of `PruningProblem`; by default half the MACs.
+        budget: as of `PruningProblem`; by default the problem's own, see above.
         real: of a recorded problem: evaluate the network itself instead, with these `weights` and these images under
-            `path`, as it was evaluated for the recording.
+            `path`, of ImageNet also the file of their `labels`, as it was evaluated for the recording.
 
     Raises:
         ValueError: there is no such problem, or none that was recorded.
@@ -78,23 +81,24 @@ def make_problem(
         close = difflib.get_close_matches(name, PROBLEMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"problem: unknown name {name!r}{hint} (known: {', '.join(PROBLEMS)})")
-    limits = {"macs": "50%"} if budget is None else budget
+    limits = _BUDGETS.get(name, {"macs": "50%"}) if budget is None else budget
     if real is None:
         return PROBLEMS[name](limits)
     if name not in _RECORDED:
         raise ValueError(f"real: {name!r} is evaluated as it is; only {', '.join(_RECORDED)} were recorded")
-    if set(real) != {"weights", "path"}:
-        raise ValueError(f"real: expected weights and path, got {', '.join(real) or 'nothing'}")
-    return real_problem(Recording.load(shipped_recording(name)), Path(real["weights"]), Path(real["path"]), limits)
+    recording = Recording.load(shipped_recording(name))
+    needed = ["weights", "path"] + ["labels"] * (recording.source["data"].get("labels") is not None)
+    if set(real) != set(needed):
+        raise ValueError(f"real: expected {', '.join(needed)}, got {', '.join(real) or 'nothing'}")
+    return real_problem(recording, {key: Path(file) for key, file in real.items()}, limits)
 
 
-def real_problem(recording: Recording, weights: Path, path: Path, budget: Limits) -> PruningProblem:
+def real_problem(recording: Recording, files: Mapping[str, Path], budget: Limits) -> PruningProblem:
     """The problem that was recorded, evaluated really.
 
     Args:
         recording: of what.
-        weights: of its network.
-        path: of its images.
+        files: its network's `weights`, the `path` of its images, and their `labels` if they are in a file.
         budget: as of `PruningProblem`.
     """
     from amc_env.datasets import SplitSizes, load_splits
@@ -110,13 +114,14 @@ def real_problem(recording: Recording, weights: Path, path: Path, budget: Limits
         if kind == "cifar_resnet"
         else torchvision_network(source["network"]["name"])
     )
-    load_weights(network, weights)
+    load_weights(network, files["weights"])
     sizes = SplitSizes(data["calibration_images"], data["search_images"], data["test_images"], data["seed"])
-    options = {name: data[name] for name in ("labels", "resize", "crop") if data.get(name) is not None}
+    options = {name: data[name] for name in ("resize", "crop") if data.get(name) is not None}
     normalisation = data["preprocessing"]
     splits = load_splits(
-        data["kind"], sizes, None if normalisation is None else Preprocessing(**_tuples(normalisation)), path, **options
-    )
+        data["kind"], sizes, None if normalisation is None else Preprocessing(**_tuples(normalisation)),
+        files["path"], files.get("labels"), **options,
+    )  # fmt: skip
     evaluation = {key: source["evaluation"][key] for key in ("fidelity", "images", "rows")}
     pruning = {key: source["pruning"][key] for key in ("round_to", "max_ratio", "criterion", "keep")}
     return NetworkProblem(

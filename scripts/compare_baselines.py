@@ -164,9 +164,11 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
     )
     return "\n".join([
         "# Baselines", "",
-        f"What algorithms find in {options.evaluations} evaluations (episodes) at half the MACs: how far they come "
-        f"from one ratio for all layers (0) to the best known (1). Interquartile mean over {options.seeds} seeds with "
-        "its 95 % bootstrap interval; uniform and reconstruction need no seed.", "",
+        f"What algorithms find in {options.evaluations} evaluations (episodes) at each problem's own budget: how far "
+        f"they come from one ratio for all layers (0) to the best known (1). Interquartile mean over {options.seeds} "
+        "seeds with its 95 % bootstrap interval; uniform and reconstruction need no seed. `reconstruction`, `cma_es`, "
+        "`local_search` and `surrogate` know the layers' error curves and begin with the plan that these make best, "
+        "which is the optimum of the toy problems without interaction. The others learn from rewards alone.", "",
         f"    {command}", "",
         "| algorithm | " + " | ".join(f"`{name}`" for name in names) + " |",
         "| --- |" + " --- |" * len(names), *rows, "",

@@ -69,8 +69,9 @@ def main() -> None:
             f"{fit.drawn_rmse:.4f}, {fit.drawn_spread:.4f}, {fit.drawn_rank:.3f}"
         )
     source = spec.content()
-    for section, key in (("network", "weights"), ("data", "path")):
-        source[section][key] = Path(source[section][key]).name
+    for section, key in (("network", "weights"), ("data", "path"), ("data", "labels")):
+        if source[section].get(key) is not None:
+            source[section][key] = Path(source[section][key]).name
     kept = {name: source[name] for name in ("network", "data", "pruning", "evaluation")}
     versions = {name: metadata.version(name) for name in ("amc-search", "torch")}
     Recording(

@@ -13,7 +13,8 @@ from amc_env.problems import PROBLEMS, make_problem
 from amc_env.recorded import Fit, RecordedProblem, Recording, Surrogate, shipped_recording
 from amc_env.toy import ToyProblem
 
-NAME = "resnet56-cifar10-v0"
+DATA = os.environ.get("AMC_DATA")
+NAME, IMAGENET = "resnet56-cifar10-v0", "mobilenet-v2-imagenet-v0"
 
 
 @pytest.fixture
@@ -108,6 +109,20 @@ def test_real_evaluation_is_one_argument_away() -> None:
     assert problem.evaluate(plan).reward == pytest.approx(recorded.evaluate(plan).reward, abs=0.015)
 
 
+@pytest.mark.skipif(DATA is None, reason="AMC_DATA names no folder of real data")
+def test_imagenet_too() -> None:
+    assert DATA
+    images = Path(DATA) / "imagenet_sample"
+    real = {"path": images / "images", "labels": images / "labels.csv"}
+    real["weights"] = Path(DATA) / "weights" / "imagenet_mobilenet_v2_1.0_224.pt"
+    problem, recorded = make_problem(IMAGENET, real=real), make_problem(IMAGENET)
+    assert isinstance(recorded, RecordedProblem)
+    assert problem.names == recorded.names
+    assert problem.dense_costs == recorded.dense_costs
+    plan, error = recorded.recording.plans[1], recorded.recording.errors["top1"][1]
+    assert 1.0 - problem.evaluate_widths(tuple(plan.tolist()), probe=True).accuracy == pytest.approx(error, abs=0.005)
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_named_problem_can_be_played(name: str) -> None:
     problem = make_problem(name, budget={"macs": "60%"})
@@ -127,7 +142,11 @@ def test_an_unknown_name_is_told_with_the_known_ones() -> None:
 
 
 def test_real_evaluation_is_of_recorded_problems_with_weights_and_images() -> None:
-    with pytest.raises(ValueError, match=rf"^real: 'toy5-v0' is evaluated as it is; only {NAME} were recorded$"):
+    with pytest.raises(ValueError, match=rf"^real: 'toy5-v0' is evaluated as it is; only {NAME}, {IMAGENET} were recorded$"):
         make_problem("toy5-v0", real={"weights": "w", "path": "p"})
-    with pytest.raises(ValueError, match=r"^real: expected weights and path, got weights$"):
+    with pytest.raises(ValueError, match=r"^real: expected weights, path, got weights$"):
         make_problem(NAME, real={"weights": "w"})
+    with pytest.raises(ValueError, match=r"^real: expected weights, path, labels, got weights, path$"):
+        make_problem(IMAGENET, real={"weights": "w", "path": "p"})
+    with pytest.raises(FileNotFoundError, match=r"^weights: no file w$"):
+        make_problem(IMAGENET, real={"weights": "w", "path": "p", "labels": "l"})
