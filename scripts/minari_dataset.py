@@ -30,25 +30,26 @@ def main() -> None:
     """Write the data set of a recording."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of a recorded problem")
-    parser.add_argument("--budget", default="50%", help="of the dense MACs")
+    parser.add_argument("--budget", help="of the dense MACs; by default the problem's own")
     options = parser.parse_args()
     made = write(options.name, options.budget)
     click.echo(f"{made.spec.dataset_id}: {made.total_episodes:,} episodes, {made.total_steps:,} steps")
 
 
-def write(name: str, budget: str) -> minari.MinariDataset:
+def write(name: str, budget: str | None = None) -> minari.MinariDataset:
     """Make the data set.
 
     Raises:
         ValueError: the problem is not a recorded one, or such a data set is there already.
     """
-    problem = make_problem(name, budget={"macs": budget})
+    limits = None if budget is None else {"macs": budget}
+    problem = make_problem(name, budget=limits)
     if not isinstance(problem, RecordedProblem):
         raise ValueError(f"{name}: expected a recorded problem")
     env = gymnasium.make(
-        "amc_env:Pruning-v0", problem=name, budget={"macs": budget}, infeasible_reward=VIOLATED,
-        disable_env_checker=True,
-    )  # fmt: skip
+        "amc_env:Pruning-v0", problem=name, budget=limits, infeasible_reward=VIOLATED, disable_env_checker=True
+    )
+    percent = round(100 * problem.budgets[0].limit / problem.dense_costs["macs"])
     recording = problem.recording
     rewards = -recording.errors["top1"]
     episodes = [
@@ -60,10 +61,10 @@ def write(name: str, budget: str) -> minari.MinariDataset:
     network = name.rsplit("-", 1)[0]
     warnings.filterwarnings("ignore", module="minari.utils")  # that no author's address and no evaluation env is given
     return minari.create_dataset_from_buffers(
-        f"amc/{network}/macs-{budget.rstrip('%')}-v0", episodes, env=env, data_format="hdf5",
+        f"amc/{network}/macs-{percent}-v0", episodes, env=env, data_format="hdf5",
         ref_min_score=uniform.reward, ref_max_score=max(feasible), requirements=["amc-search"],
         author="The amc-search developers",
-        algorithm_name="random plans at all budgets, and searches at half the MACs",
+        algorithm_name="random plans at all budgets, and searches at one",
         description=f"Pruning plans of {name}, evaluated on the real network; {len(feasible)} meet the budget.",
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ def fine_tuning_caption(results: Results, record: FineTuneRecord) -> str:
     """The recipe, in words."""
     recipe = results.spec["finetune"]
     length = f"{recipe['epochs']} epochs" if recipe["epochs"] is not None else f"{recipe['steps']} steps"
-    parts = [f"SGD for {length} on {record.images:,} images ({record.source})"]
+    parts = [f"SGD for {length} on {record.images:,} {results.samples} ({record.source})"]
     parts.append(f"batch {recipe['batch']}, learning rate {recipe['learning_rate']:g}, schedule {recipe['schedule']}")
     parts += [f"shifts of up to {record.crop_padding} pixels"] if record.crop_padding else []
     parts += ["mirrored images"] if record.flip else []

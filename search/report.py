@@ -185,7 +185,9 @@ def _failure(trial: TrialRecord) -> str:
 
 
 def _provenance(results: Results) -> str:
-    facts = {f"{name} split": f"{split.images:,} images, {split.source}" for name, split in results.splits.items()}
+    facts = {
+        f"{name} split": f"{split.images:,} {results.samples}, {split.source}" for name, split in results.splits.items()
+    }
     facts |= {
         "data digest": results.data_digest,
         "weights digest": results.weights_digest,

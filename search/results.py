@@ -342,3 +342,9 @@ class Results(Record):
     latency: LatencyRecord | None = None
     finetune: FineTuneRecord | None = None
     measured: MeasuredRecord | None = None
+
+    @property
+    def samples(self) -> str:
+        """What the splits hold, in a word."""
+        kind = (self.spec.get("data") or {}).get("kind")
+        return "texts" if kind in ("stdlib_docs", "npz_tokens") else "images"

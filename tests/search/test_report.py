@@ -219,6 +219,12 @@ def test_the_page_loads_nothing_and_is_complete(toy_results: ToyResults) -> None
         assert text in page.text
 
 
+def test_texts_are_not_called_images(toy_results: ToyResults) -> None:
+    results = toy_results()
+    of_texts = results.model_copy(update={"spec": {**results.spec, "data": {"kind": "stdlib_docs"}}})
+    assert "5,000 texts, test[5000:10000]" in Page(render_report(of_texts)).text
+
+
 def test_every_number_of_the_tables_equals_its_source(toy_results: ToyResults) -> None:
     results = toy_results()
     page = Page(render_report(results))
