@@ -11,6 +11,7 @@ const BUDGETS = {
   size: ["Size", "bytes of all parameters"],
   latency_ms: ["Latency", "milliseconds on the server's machine, or of the table"],
 };
+const GRANULARITIES = ["channel", "fine_grained", "2:4", "4x1", "vector", "kernel", "filter"];
 const RUNTIMES = ["onnxruntime", "torch", "torch.compile", "cuda"];
 
 export async function submitView(_, signal) {
@@ -51,6 +52,9 @@ class Form {
     });
     this.seeds = input({ value: "0 1 2", spellcheck: "false" });
     this.evaluations = input({ value: "70", inputmode: "numeric" });
+    this.granularity = input({ placeholder: "channel", list: "f-granularities", spellcheck: "false" });
+    this.granularities = h("datalist", { id: "f-granularities" });
+    offer(this.granularities, GRANULARITIES.map((name) => [name, name]));
     [this.roundTo, this.maxRatio] = [input({ placeholder: "8" }), input({ placeholder: "0.8" })];
     this.fidelity = select(["", "sequential", "prefix", "magnitude"]);
     this.objective = select(["", "top1", "top5", "cross_entropy", "agreement"]);
@@ -88,6 +92,8 @@ class Form {
         this.field("seeds", "Seeds", this.seeds, "five or more tell agents apart"),
         this.field("evaluations", "Evaluations of each trial", this.evaluations))),
       h("section", {}, h("details", {}, h("summary", {}, h("h2", {}, "More")), h("div", { class: "row" },
+        this.field("pruning.granularity", "Granularity", this.granularity, "channels go for good, weights become zero"),
+        this.granularities,
         this.field("pruning.round_to", "Channels in multiples of", this.roundTo),
         this.field("pruning.max_ratio", "Most that a layer loses", this.maxRatio, "a fraction"),
         this.field("evaluation.fidelity", "Fidelity", this.fidelity),
@@ -158,7 +164,10 @@ class Form {
       data: this.known.data.find(({ name }) => name === this.data.value)?.spec,
       budget,
       latency: given(latency ? conditions : {}),
-      pruning: given({ round_to: numberOr(this.roundTo.value), max_ratio: numberOr(this.maxRatio.value) }),
+      pruning: given({
+        granularity: this.granularity.value.trim(), round_to: numberOr(this.roundTo.value),
+        max_ratio: numberOr(this.maxRatio.value),
+      }),
       evaluation: given({ fidelity: this.fidelity.value, objective: this.objective.value }),
       agents: this.agents.filter(({ box }) => box.checked).map(({ kind }) => ({ kind })),
       seeds: this.seeds.value.split(/[\s,]+/).filter(Boolean).map(numberOr),

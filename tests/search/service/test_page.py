@@ -291,6 +291,18 @@ def test_the_form_shows_the_spec_and_its_faults_where_they_are(page: Page, site:
     expect(page.get_by_role("link", name="from-the-form")).to_have_count(0)
 
 
+def test_the_form_takes_a_pattern_of_weights(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/#/new")
+    page.get_by_label("Network", exact=True).select_option("digits")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Granularity").fill("2:x")
+    expect(page.locator("#f-pruning-granularity-fault")).to_contain_text("got '2:x'")
+    page.get_by_label("Granularity").fill("2:4")
+    expect(page.locator("pre.spec")).to_contain_text('pruning: {granularity: "2:4"}')
+    expect(page.locator("#f-pruning-granularity-fault")).to_be_empty()
+    expect(page.locator("aside .facts")).to_contain_text("Valid")
+
+
 def test_the_spec_is_edited_as_text_and_back(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/#/new")
     text, verdict = page.get_by_label("The spec as text"), page.locator("aside .facts")
