@@ -2,8 +2,8 @@
 
 A recording is one .npz file. It holds the decisions, the shapes of the layers and how costs follow from the widths, so
 that costs are exact; evaluated plans with their scores, which are an offline data set too (`Recording.plans`); and for
-each objective a Gaussian process of log(error) over the ratios, of which only the mean is used. How far that is from
-the real evaluation was measured on plans it had not seen, and stands in the recording (`Recording.fits`).
+each objective a Gaussian process of the error's log or logit over the ratios, of which only the mean is used. How far
+that is from the real evaluation was measured on plans it had not seen, and stands in the recording (`Recording.fits`).
 
 What is recorded is how plans differ where they were evaluated: far from them, and below the smallest cost among them,
 the surrogate falls back to the mean of what it knows. A search on it may find plans that are better only there.
@@ -12,12 +12,12 @@ the surrogate falls back to the mean of what it knows. A search on it may find p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ from amc_env.problem import Decision, FloatArray, PruningProblem, RewardForm, Sc
 from hw.layers import LayerShape
 
 _VERSION = 1
+Link = Literal["log", "logit"]
+_ARRAYS = ("lengths", "weights")
+#: of errors, and back
+LINKS: Mapping[Link, tuple[Callable[[FloatArray], FloatArray], Callable[[FloatArray], FloatArray]]] = {
+    "log": (np.log, np.exp),
+    "logit": (lambda errors: np.log(errors / (1.0 - errors)), lambda linked: 1.0 / (1.0 + np.exp(-linked))),
+}
 _MAP = ("fixed_in", "in_per_unit", "fixed_out", "out_per_unit")
 
 
@@ -56,25 +63,27 @@ class Fit:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """exp(mean + sum_i weights_i * k(|ratios - points_i| / length)), k the Matern 5/2 kernel.
+    """The error e with link(e) = mean + sum_i weights_i * k(|(ratios - points_i) / lengths|), k the Matern 5/2 kernel.
 
     Attributes:
-        mean: of log(error).
-        length: in ratios.
+        link: "log" of e, or "logit", log(e / (1 - e)).
+        mean: of link(e).
+        lengths: in ratios, for each decision, float64 (decisions,).
         weights: float64 (plans,).
         smallest, largest: errors among the recorded; the surrogate stays between them.
     """
 
+    link: Link
     mean: float
-    length: float
+    lengths: FloatArray
     weights: FloatArray
     smallest: float
     largest: float
 
     def __call__(self, distances: FloatArray) -> float:
-        """The error at so many ratios from each of the recorded plans, float64 (plans,)."""
-        kernel = matern(distances / self.length)
-        return float(np.clip(np.exp(self.mean + kernel @ self.weights), self.smallest, self.largest))
+        """The error of a plan, given its distances in lengths from those recorded, float64 (plans,)."""
+        linked = self.mean + matern(distances) @ self.weights
+        return float(np.clip(LINKS[self.link][1](linked), self.smallest, self.largest))
 
 
 @dataclass(frozen=True)
@@ -115,14 +124,14 @@ class Recording:
             "firsts": [self.layers.index(each.layer) for each in self.decisions],
             "layers": [asdict(layer) for layer in self.layers],
             "surrogates": {
-                name: {key: value for key, value in asdict(each).items() if key != "weights"}
+                name: {key: value for key, value in asdict(each).items() if key not in _ARRAYS}
                 for name, each in self.surrogates.items()
             },
             "fits": {name: asdict(fit) for name, fit in self.fits.items()},
         }
         arrays: dict[str, Any] = {name: getattr(self.cost_map, name) for name in _MAP}
         arrays |= {f"error.{name}": errors for name, errors in self.errors.items()}
-        arrays |= {f"weights.{name}": each.weights for name, each in self.surrogates.items()}
+        arrays |= {f"{key}.{name}": getattr(each, key) for name, each in self.surrogates.items() for key in _ARRAYS}
         smallest = np.uint8 if self.plans.max() < 256 else np.uint16
         np.savez_compressed(
             path, about=json.dumps(described), plans=self.plans.astype(smallest), curves=np.concatenate(self.curves),
@@ -160,7 +169,8 @@ class Recording:
             errors={name: arrays[f"error.{name}"] for name in about["surrogates"]},
             curves=tuple(np.split(arrays["curves"], ends[:-1])),
             surrogates={
-                name: Surrogate(**each, weights=arrays[f"weights.{name}"]) for name, each in about["surrogates"].items()
+                name: Surrogate(**each, **{key: arrays[f"{key}.{name}"] for key in _ARRAYS})
+                for name, each in about["surrogates"].items()
             },
             fits={name: Fit(**fit) for name, fit in about["fits"].items()},
         )
@@ -196,7 +206,8 @@ class RecordedProblem(PruningProblem):
         if objective not in recording.surrogates:
             raise ValueError(f"objective: expected one of {', '.join(recording.surrogates)}, got {objective!r}")
         self.recording, self.objective = recording, objective
-        self._surrogate, self._points = recording.surrogates[objective], recording.ratios
+        self._surrogate = recording.surrogates[objective]
+        self._points = recording.ratios / self._surrogate.lengths
         self._squares = (self._points**2).sum(axis=1)
         super().__init__(
             recording.decisions,
@@ -207,7 +218,7 @@ class RecordedProblem(PruningProblem):
         )
 
     def score(self, widths: Widths) -> Score:
-        ratios = self.ratios(widths)
+        ratios = self.ratios(widths) / self._surrogate.lengths
         squares = self._squares - 2.0 * (self._points @ ratios) + ratios @ ratios
         error = self._surrogate(np.sqrt(np.maximum(squares, 0.0)))
         return Score(error, 1.0 - error if self.objective == "top1" else None)

@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from amc_env.evaluation import NetworkProblem
 from amc_env.matern import distances, matern
 from amc_env.problem import Widths
-from amc_env.recorded import Fit, Recording, Surrogate
+from amc_env.recorded import LINKS, Fit, Link, Recording, Surrogate
 from search.build import build_problem, load_data
 from search.latency import rank_correlation
 from search.spec import load_spec
 
+Array = NDArray[np.float64]
 _LENGTHS, _NOISES, _FOLDS = (0.5, 1.0, 2.0, 4.0, 8.0), (1e-3, 1e-2, 1e-1), 10
+_MOST, _LEAST = 800, 1e-6  # plans that lengths are fitted to, noise
 
 
 def main() -> None:
@@ -53,20 +57,23 @@ def main() -> None:
         errors[spec.evaluation.objective] = measured[:, 0]
     surrogates, fits = {}, {}
     for name, values in errors.items():
-        floor = values[values > 0.0].min()
-        logs = np.log(np.maximum(values, floor))
-        length, noise = choose(ratios, logs)
-        foretold = left_out(ratios, logs, length, noise)
+        inner = values[(values > 0.0) & (values < 1.0)] if name == "top1" else values[values > 0.0]
+        link: Link = "logit" if name == "top1" else "log"
+        linked = LINKS[link][0](values.clip(inner.min(), inner.max()))
+        tried = {choose: LINKS[link][1](left_out(ratios, linked, choose)) for choose in (one_length, a_length_for_each)}
+        choose, foretold = min(tried.items(), key=lambda item: float(((item[1] - values) ** 2).mean()))
         fits[name] = Fit(
             len(plans), *agreement(foretold, values), len(drawn), *agreement(foretold[random], values[random])
         )
-        mean, weights = solve(ratios, logs, length, noise)
-        surrogates[name] = Surrogate(mean, length, weights, float(floor), float(values.max()))
+        lengths, noise = choose(ratios, linked)
+        mean, weights = solve(ratios / lengths, linked, noise)
+        surrogates[name] = Surrogate(link, mean, lengths, weights, float(inner.min()), float(inner.max()))
         fit = fits[name]
         click.echo(
-            f"{name}: {len(plans)} plans, length {length}, noise {noise}; left out: rmse {fit.rmse:.4f}, spread "
-            f"{fit.spread:.4f}, rank correlation {fit.rank:.3f}; of the {fit.drawn_plans} drawn at all budgets "
-            f"{fit.drawn_rmse:.4f}, {fit.drawn_spread:.4f}, {fit.drawn_rank:.3f}"
+            f"{name}: {len(plans)} plans, {choose.__name__.replace('_', ' ')}: {lengths.min():.2f} to "
+            f"{lengths.max():.2f}, noise {noise:.2g}; left out: rmse {fit.rmse:.4f}, spread {fit.spread:.4f}, rank "
+            f"correlation {fit.rank:.3f}; of the {fit.drawn_plans} drawn at all budgets {fit.drawn_rmse:.4f}, "
+            f"{fit.drawn_spread:.4f}, {fit.drawn_rank:.3f}"
         )
     source = spec.content()
     for section, key in (("network", "weights"), ("data", "path"), ("data", "labels")):
@@ -92,43 +99,71 @@ def read(files: list[Path]) -> dict[Widths, tuple[float, float]]:
     return scored
 
 
-def solve(
-    ratios: NDArray[np.float64], logs: NDArray[np.float64], length: float, noise: float
-) -> tuple[float, NDArray[np.float64]]:
-    """Mean and weights of the process."""
-    mean = float(logs.mean())
-    weights = np.linalg.solve(matern(distances(ratios, ratios) / length) + noise * np.eye(len(logs)), logs - mean)
+def solve(points: Array, linked: Array, noise: float) -> tuple[float, Array]:
+    """Mean and weights of the process at points in lengths."""
+    mean = float(linked.mean())
+    weights = np.linalg.solve(matern(distances(points, points)) + noise * np.eye(len(linked)), linked - mean)
     return mean, np.asarray(weights, dtype=np.float64)
 
 
-def choose(ratios: NDArray[np.float64], logs: NDArray[np.float64]) -> tuple[float, float]:
+def one_length(ratios: Array, linked: Array) -> tuple[Array, float]:
     """Length and noise of the largest marginal likelihood on a grid (Rasmussen and Williams 2006, equation 2.30)."""
     best, most = (1.0, 1e-2), -np.inf
-    centred = logs - logs.mean()
+    centred = linked - linked.mean()
     for length in _LENGTHS:
         for noise in _NOISES:
-            root = np.linalg.cholesky(matern(distances(ratios, ratios) / length) + noise * np.eye(len(logs)))
+            root = np.linalg.cholesky(matern(distances(ratios, ratios) / length) + noise * np.eye(len(linked)))
             half = np.linalg.solve(root, centred)
-            likelihood = -0.5 * len(logs) * np.log(half @ half / len(logs)) - np.log(np.diag(root)).sum()
+            likelihood = -0.5 * len(linked) * np.log(half @ half / len(linked)) - np.log(np.diag(root)).sum()
             if likelihood > most:
                 best, most = (length, noise), likelihood
-    return best
+    return np.full(ratios.shape[1], best[0]), best[1]
 
 
-def left_out(
-    ratios: NDArray[np.float64], logs: NDArray[np.float64], length: float, noise: float
-) -> NDArray[np.float64]:
-    """Every plan's error, foretold by the nine tenths that it is not in."""
-    order = np.random.default_rng(0).permutation(len(logs))
-    foretold = np.empty(len(logs))
+def a_length_for_each(ratios: Array, linked: Array) -> tuple[Array, float]:
+    """Lengths and noise by climbing the same likelihood, of at most `_MOST` plans.
+
+    The logarithms of the lengths are normal around that of 2 with variance 2, which keeps them where plans say little.
+    """
+    some = np.random.default_rng(0).permutation(len(linked))[:_MOST]
+    points, values = torch.from_numpy(ratios[some]), torch.from_numpy(linked[some] - linked[some].mean())
+    logs = torch.full((ratios.shape[1] + 1,), np.log(2.0), dtype=torch.float64)
+    logs[-1] = np.log(1e-2)
+    logs.requires_grad_()
+
+    def loss() -> torch.Tensor:
+        scaled = points / logs[:-1].exp()
+        squares = (scaled**2).sum(1)[:, None] + (scaled**2).sum(1) - 2.0 * scaled @ scaled.T
+        far = np.sqrt(5.0) * squares.clamp(min=1e-12).sqrt()
+        kernel = (1.0 + far + far**2 / 3.0) * torch.exp(-far)
+        root = torch.linalg.cholesky(kernel + (logs[-1].exp() + _LEAST) * torch.eye(len(values), dtype=torch.float64))
+        explained = values @ torch.cholesky_solve(values[:, None], root)[:, 0]
+        prior = 0.25 * ((logs[:-1] - np.log(2.0)) ** 2).sum()
+        likelihood: torch.Tensor = 0.5 * len(values) * (explained / len(values)).log() + root.diagonal().log().sum()
+        optimizer.zero_grad()
+        (likelihood + prior).backward()  # type: ignore[no-untyped-call]
+        return likelihood + prior
+
+    optimizer = torch.optim.LBFGS([logs], max_iter=60, line_search_fn="strong_wolfe")
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    found = logs.detach().exp().numpy()
+    return found[:-1], float(found[-1] + _LEAST)
+
+
+def left_out(ratios: Array, linked: Array, choose: Callable[[Array, Array], tuple[Array, float]]) -> Array:
+    """Every plan's error, linked, foretold by the nine tenths that it is not in, which choose lengths and noise too."""
+    order = np.random.default_rng(0).permutation(len(linked))
+    foretold = np.empty(len(linked))
     for part in np.array_split(order, _FOLDS):
         rest = np.setdiff1d(order, part)
-        mean, weights = solve(ratios[rest], logs[rest], length, noise)
-        foretold[part] = np.exp(mean + matern(distances(ratios[part], ratios[rest]) / length) @ weights)
+        lengths, noise = choose(ratios[rest], linked[rest])
+        known = ratios[rest] / lengths
+        mean, weights = solve(known, linked[rest], noise)
+        foretold[part] = mean + matern(distances(ratios[part] / lengths, known)) @ weights
     return foretold
 
 
-def agreement(foretold: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[float, float, float]:
+def agreement(foretold: Array, values: Array) -> tuple[float, float, float]:
     """Root of the mean squared difference, spread of the values, and rank correlation."""
     if len(values) < 2:
         return (0.0, 0.0, 0.0)
