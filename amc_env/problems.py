@@ -93,13 +93,16 @@ def make_problem(
     return real_problem(recording, {key: Path(file) for key, file in real.items()}, limits)
 
 
-def real_problem(recording: Recording, files: Mapping[str, Path], budget: Limits) -> PruningProblem:
+def real_problem(
+    recording: Recording, files: Mapping[str, Path], budget: Limits, objective: str = "top1"
+) -> PruningProblem:
     """The problem that was recorded, evaluated really.
 
     Args:
         recording: of what.
         files: its network's `weights`, the `path` of its images, and their `labels` if they are in a file.
         budget: as of `PruningProblem`.
+        objective: as of `EvaluationSettings`.
     """
     from amc_env.datasets import SplitSizes, load_splits
     from amc_env.evaluation import NetworkProblem
@@ -126,7 +129,7 @@ def real_problem(recording: Recording, files: Mapping[str, Path], budget: Limits
     pruning = {key: source["pruning"][key] for key in ("round_to", "max_ratio", "criterion", "keep")}
     return NetworkProblem(
         network, splits, budget=budget,
-        settings=PruningSettings(**_tuples(pruning)), evaluation=EvaluationSettings(objective="top1", **evaluation),
+        settings=PruningSettings(**_tuples(pruning)), evaluation=EvaluationSettings(objective=objective, **evaluation),
     )  # fmt: skip
 
 
