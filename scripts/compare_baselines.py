@@ -1,6 +1,6 @@
 """The baseline table of the named problems: what known algorithms find in so many evaluations, over seeds.
 
-    python scripts/compare_baselines.py --trials baselines.jsonl --out docs/results/baselines.md
+    python scripts/compare_baselines.py --trials docs/results/baselines.jsonl --out docs/results/baselines.md
 
 Each trial is a line of --trials; the command goes on where it was stopped, and runs only the seeds, problems and
 algorithms that are asked for. An evaluation is an episode. A score is how far a trial came from the reward of one
@@ -160,7 +160,7 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
     ]
     command = (
         f"python scripts/compare_baselines.py --problems {' '.join(names)} --seeds {options.seeds} "
-        f"--evaluations {options.evaluations} --trials baselines.jsonl --out docs/results/baselines.md"
+        f"--evaluations {options.evaluations} --trials docs/results/baselines.jsonl --out docs/results/baselines.md"
     )
     return "\n".join([
         "# Baselines", "",
@@ -168,7 +168,8 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
         f"they come from one ratio for all layers (0) to the best known (1). Interquartile mean over {options.seeds} "
         "seeds with its 95 % bootstrap interval; uniform and reconstruction need no seed. `reconstruction`, `cma_es`, "
         "`local_search` and `surrogate` know the layers' error curves and begin with the plan that these make best, "
-        "which is the optimum of the toy problems without interaction. The others learn from rewards alone.", "",
+        "which is the optimum of the toy problems without interaction; the others learn from rewards alone. The model of "
+        "`surrogate` is a Gaussian process, as recorded problems are, which is to its advantage there.", "",
         f"    {command}", "",
         "| algorithm | " + " | ".join(f"`{name}`" for name in names) + " |",
         "| --- |" + " --- |" * len(names), *rows, "",
