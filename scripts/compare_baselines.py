@@ -168,8 +168,8 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
         f"they come from one ratio for all layers (0) to the best known (1). Interquartile mean over {options.seeds} "
         "seeds with its 95 % bootstrap interval; uniform and reconstruction need no seed. `reconstruction`, `cma_es`, "
         "`local_search` and `surrogate` know the layers' error curves and begin with the plan that these make best, "
-        "which is the optimum of the toy problems without interaction; the others learn from rewards alone. The model of "
-        "`surrogate` is a Gaussian process, as recorded problems are, which is to its advantage there.", "",
+        "which is the optimum of the toy problems without interaction; the others learn from rewards alone. The model "
+        "of `surrogate` is a Gaussian process, as recorded problems are, which is to its advantage there.", "",
         f"    {command}", "",
         "| algorithm | " + " | ".join(f"`{name}`" for name in names) + " |",
         "| --- |" + " --- |" * len(names), *rows, "",
