@@ -151,16 +151,17 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
             scores = tuple((reward - uniform) / (best - uniform) for reward in rewards)
             estimate = estimate_mean(Sample(scores, constant=algorithm in SEEDLESS))
             low, high = estimate.interval or (None, None)
-            spread = "" if low is None else f" ({low:.2f} to {high:.2f})"
+            spread = "" if low is None else f"<br><small>{low:.2f} to {high:.2f}</small>"
             columns[name][algorithm] = f"{estimate.value:.2f}{spread}"
     names = list(columns)
     rows = [
         f"| {algorithm} | " + " | ".join(columns[name][algorithm] for name in names) + " |"
         for algorithm in options.algorithms
     ]
+    chosen = "" if names == list(PROBLEMS) else f"--problems {' '.join(names)} "
     command = (
-        f"python scripts/compare_baselines.py --problems {' '.join(names)} --seeds {options.seeds} "
-        f"--evaluations {options.evaluations} --trials docs/results/baselines.jsonl --out docs/results/baselines.md"
+        f"python scripts/compare_baselines.py {chosen}--seeds {options.seeds} --evaluations {options.evaluations} "
+        "--trials docs/results/baselines.jsonl \\\n        --out docs/results/baselines.md"
     )
     return "\n".join([
         "# Baselines", "",
@@ -171,7 +172,7 @@ def table(done: Mapping[tuple[str, str, int], float], options: argparse.Namespac
         "which is the optimum of the toy problems without interaction; the others learn from rewards alone. The model "
         "of `surrogate` is a Gaussian process, as recorded problems are, which is to its advantage there.", "",
         f"    {command}", "",
-        "| algorithm | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "| | " + " | ".join(name.removesuffix("-v0").replace("-", " ") for name in names) + " |",
         "| --- |" + " --- |" * len(names), *rows, "",
         "| problem | decisions | reward of one ratio | best reward known |", "| --- | --- | --- | --- |", *about, "",
     ])  # fmt: skip
