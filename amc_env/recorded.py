@@ -12,6 +12,8 @@ the surrogate falls back to the mean of what it knows. A search on it may find p
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -150,7 +152,7 @@ class Recording:
                 arrays = dict(file)
             about = json.loads(str(arrays["about"]))
             version = about["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: expected a recording written by Recording.save ({error!r})") from error
         if version != _VERSION:
             raise ValueError(f"{path}: expected a recording of version {_VERSION}, got version {version!r}")

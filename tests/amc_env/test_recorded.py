@@ -79,6 +79,11 @@ def test_refuses_what_is_no_recording(small: Recording, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad.npz: expected a recording written by Recording.save"):
         Recording.load(tmp_path / "bad.npz")
     small.save(tmp_path / "r.npz")
+    whole = (tmp_path / "r.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:200] + bytes(40) + whole[240:]):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged.npz: expected a recording written by Recording.save"):
+            Recording.load(tmp_path / "damaged.npz")
     with np.load(tmp_path / "r.npz") as file:
         arrays = dict(file)
     arrays["about"] = np.array(json.dumps({**json.loads(str(arrays["about"])), "version": 9}))
