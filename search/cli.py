@@ -57,8 +57,12 @@ def main() -> None:
 @click.argument("spec", type=_FOLDER)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, e.g. evaluations=10.")
 @click.option("--out", type=_FOLDER, help="The job's folder; by default runs/<name>-<time>.")
+@click.option(
+    "--known", multiple=True, type=_FOLDER, metavar="DIR|FILE",
+    help="A job of the same problem, or its known.jsonl: what it evaluated is not evaluated again.",
+)  # fmt: skip
 @_address
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, known: tuple[Path, ...], address: str | None) -> None:
     """Run a job and compare its agents."""
     with clear_errors():
         from search.job import run_job
@@ -67,7 +71,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
         loaded = load_spec(spec, overrides)
         folder = out or Path("runs") / f"{loaded.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         with _job(folder, loaded) as on_progress:
-            results = run_job(loaded, folder, address, on_progress)
+            results = run_job(loaded, folder, address, on_progress, known=known)
         _conclude(results, folder)
 
 
@@ -256,7 +260,7 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
             with LiveProgress(trials, spec.evaluations) as live:
                 yield live
         else:
-            yield _SetUpLines()
+            yield _Lines()
     except KeyboardInterrupt:
         _interrupted(folder)
     finally:
@@ -264,21 +268,37 @@ def _job(folder: Path, spec: Spec) -> Iterator[OnJobProgress]:
     click.echo(f"wall-clock {time.monotonic() - started:.1f} s", err=True)
 
 
-class _SetUpLines:
-    """Says once that a job calibrates, if there is anything to measure, or measures latency, and what it trains."""
+class _Lines:
+    """What a log shows of a job: each stage of it once, fine-tuning at every tenth, and each trial when it ends."""
 
     def __init__(self) -> None:
         self._said: set[object] = set()
+        self._last: dict[str, TrialProgress] = {}
 
     def __call__(self, progress: TrialProgress | SetUpProgress) -> None:
-        from search.progress import CalibrationProgress, FineTuneProgress, LatencyProgress
+        from search.progress import CalibrationProgress, FineTuneProgress, TrialProgress
 
-        calibrating = isinstance(progress, CalibrationProgress) and progress.done < progress.layers
-        stage = progress.name if isinstance(progress, FineTuneProgress) else type(progress)
-        told = calibrating or isinstance(progress, LatencyProgress | FineTuneProgress)
-        if told and stage not in self._said:
+        if isinstance(progress, TrialProgress):
+            self._trial(progress)
+            return
+        if isinstance(progress, CalibrationProgress) and progress.done >= progress.layers:
+            return
+        stage: object = type(progress)
+        if isinstance(progress, FineTuneProgress):
+            stage = progress.name, 10 * progress.step // progress.steps
+        if stage not in self._said:
             click.echo(progress, err=True)
             self._said.add(stage)
+
+    def _trial(self, progress: TrialProgress) -> None:
+        if progress.state == "running":
+            self._last[progress.trial] = progress
+        if progress.state not in ("finished", "failed"):
+            return
+        last = self._last.get(progress.trial, progress)
+        best = "no feasible policy" if last.best_reward is None else f"best reward {last.best_reward:.4f}"
+        count = f"{last.evaluations} evaluation{'s' * (last.evaluations != 1)}"
+        click.echo(f"{progress.trial}: {progress.state}, {count}, {best}", err=True)
 
 
 def _conclude(results: Results, folder: Path) -> None:

@@ -9,6 +9,7 @@
 - `DIR/attempts/<n>/`: what Ray Tune keeps of the n-th attempt
 - `DIR/latency.json`, `latency.journal`, `rounds/<n>/`, `sparse_latency.json`: see `search.latency_job`
 - `DIR/finetune/<agent>-seed<k>/`: see `search.finetune_job`
+- `DIR/known.jsonl`: what other jobs had evaluated before; see `search.known`
 - `DIR/lock`: locked by the process that runs the job
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -38,6 +39,8 @@ from hw.latency_table import LatencyTable
 from search.build import build_problem, calibrate, load_data, load_training_images, measure_test
 from search.errors import UserError
 from search.finetune_job import check_recipe, fine_tune_winners
+from search.known import FILE as KNOWN
+from search.known import Known, join_known, known_of_job, load_known, problem_of_spec
 from search.latency_job import (
     finish_refinement,
     given_table,
@@ -88,7 +91,14 @@ def _ignore(progress: TrialProgress | SetUpProgress) -> None:
     pass
 
 
-def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
+def run_job(
+    spec: Spec,
+    out: Path,
+    address: str | None = None,
+    on_progress: OnJobProgress = _ignore,
+    *,
+    known: Sequence[Path] = (),
+) -> Results:
     """Run a new job in a folder that is empty or not there yet.
 
     Args:
@@ -96,21 +106,36 @@ def run_job(spec: Spec, out: Path, address: str | None = None, on_progress: OnJo
         out: the job's folder.
         address: of a Ray cluster that exists; None to start one on this machine, for this job alone.
         on_progress: called as the calibration and then the trials come on.
+        known: folders of jobs of the same problem, or files of `search.known`: what is evaluated there is not
+            evaluated again.
 
     Returns:
         The results; their status is "interrupted" if SIGINT or SIGTERM came while trials were running.
 
     Raises:
         JobError: the folder is in use, or network, data, budget or resources are not as the spec needs them.
+        KnownError: what is known is damaged, or of another problem.
         KeyboardInterrupt: a signal came before the first trial, or after the last.
     """
     _refuse_used(out)
+    sources = [(path, known_of_job(load_results(path)) if path.is_dir() else load_known(path)) for path in known]
     job = _prepare(spec, address, on_progress)
+    joined = _join(job, sources)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         _refuse_used(out)
+        if joined is not None:
+            joined.save(out / KNOWN)
         write_atomically(out / "spec.yaml", save_spec(spec))
         return _run(job, out.resolve(), on_progress)
+
+
+def _join(job: _Job, sources: Sequence[tuple[Path, Known]]) -> Known | None:
+    if not sources:
+        return None
+    decisions = [_decision(decision) for decision in job.problem.decisions]
+    problem = problem_of_spec(job.spec, decisions, _identity(job), metadata.version("amc-search"))
+    return join_known(problem, sources)
 
 
 def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
@@ -356,6 +381,8 @@ def _begin(job: _Job, folder: Path) -> Results:
     identity = _identity(job)
     if not path.exists():
         begun = _describe(job, identity)
+        if (folder / KNOWN).exists():
+            begun = begun.model_copy(update={"known": len(load_known(folder / KNOWN).records)})
         _save(begun, folder)
         return begun
     begun = Results.model_validate_json(path.read_text())

@@ -322,7 +322,11 @@ class MeasuredRecord(Record):
 
 
 class Results(Record):
-    """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions."""
+    """`results.json` of a job: all that the report shows, replayable from `spec`, seeds and versions.
+
+    Attributes:
+        known: so many evaluations the job was given from others, and did not make itself where it came to them.
+    """
 
     version: Literal[1] = 1
     name: str
@@ -342,6 +346,7 @@ class Results(Record):
     latency: LatencyRecord | None = None
     finetune: FineTuneRecord | None = None
     measured: MeasuredRecord | None = None
+    known: int = 0
 
     @property
     def samples(self) -> str:

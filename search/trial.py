@@ -20,6 +20,8 @@ from amc_env.problem import Evaluation, PruningProblem, Score
 from hw.files import write_atomically
 from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
+from search.known import FILE as KNOWN
+from search.known import Known, load_known
 from search.latency_job import earlier_journals
 from search.progress import OnProgress, TrialProgress, TrialState
 from search.results import EvaluationRecord, HistoryPoint, PolicyRecord, SeriesRecord, TrialRecord, TrialStatus
@@ -99,7 +101,10 @@ class _Recorder:
         self._limit, self._problem, self._journal = limit, problem, journal
         self._trial, self._on_progress = trial, on_progress
         self._known = journal.records
-        for earlier in earlier_journals(journal.path.resolve().parents[2], journal.path.parent.name):
+        job = journal.path.resolve().parents[2]
+        self._given = load_known(job / KNOWN) if (job / KNOWN).exists() else Known({}, {})
+        self._given.tell(problem)
+        for earlier in earlier_journals(job, journal.path.parent.name):
             _remember(problem, read_journal(earlier))
         self._met: set[tuple[int, ...]] = set()
         self._best: float | None = None
@@ -112,7 +117,10 @@ class _Recorder:
 
     @property
     def seconds(self) -> float:
-        """Time of all evaluations and of what the agent did between them, over all attempts."""
+        """Time of all evaluations and of what the agent did between them, over all attempts.
+
+        Evaluations that other jobs made count as long as they took there.
+        """
         return sum(record.seconds for record in self.records) + time.monotonic() - self._last
 
     def __call__(self, evaluation: Evaluation) -> None:
@@ -147,6 +155,7 @@ class _Recorder:
             )
 
     def _append(self, evaluation: Evaluation) -> None:
+        repeated, seconds = evaluation.widths in self._met, time.monotonic() - self._last
         record = EvaluationRecord(
             index=self._count,
             widths=evaluation.widths,
@@ -156,8 +165,8 @@ class _Recorder:
             accuracy=evaluation.accuracy,
             reward=evaluation.reward if evaluation.feasible else None,
             fraction=evaluation.fraction,
-            repeated=evaluation.widths in self._met,
-            seconds=time.monotonic() - self._last,
+            repeated=repeated,
+            seconds=seconds if repeated else max(seconds, self._given.seconds(evaluation.widths)),
         )
         self._journal.append(record)
         self.records.append(record)

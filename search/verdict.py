@@ -51,12 +51,22 @@ def caveats(results: Results) -> list[str]:
     """What the figures leave out or do not prove: unfinished trials, infeasible ones, few seeds, sampling error."""
     lines = [
         _unfinished(results),
+        _known(results),
         *_latency_caveats(results),
         *(_infeasible(results, agent) for agent in agents_of(results)),
         few_seeds([results]),
         _sampling(results),
     ]
     return [line for line in lines if line]
+
+
+def _known(results: Results) -> str:
+    if not results.known:
+        return ""
+    return (
+        f"{results.known:,} evaluations of earlier jobs were known: where a trial came to one, it was not made again, "
+        f"and its time is that of then."
+    )
 
 
 def _latency_caveats(results: Results) -> list[str]:

@@ -14,9 +14,10 @@ import search.job
 from agents.base import OnEvaluation
 from agents.random_search import RandomSearch
 from amc_env.problem import Evaluation, PruningProblem
-from search.cli import main
+from search.cli import _Lines, main
 from search.cli_errors import clear_errors
 from search.job import load_results
+from search.progress import FineTuneProgress, TrialProgress
 from tests.search.conftest import comparable
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -113,6 +114,24 @@ def test_the_calibration_is_told_once_and_not_again_when_it_is_cached(digits: Pa
     assert again.exit_code == 0
     assert "calibrating" not in again.stderr
     assert comparable(load_results(tmp_path / "a")).trials == comparable(load_results(tmp_path / "b")).trials
+
+
+def test_a_log_tells_each_trial_that_ends_and_each_tenth_of_a_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _Lines()
+    for count in (1, 2):
+        lines(TrialProgress("ddpg-seed0", "running", count, -0.25))
+    lines(TrialProgress("ddpg-seed0", "finished"))
+    lines(TrialProgress("random-seed0", "failed", 1))
+    for step in range(1, 41):
+        lines(FineTuneProgress("ddpg-seed0", 1, 2, step, 40, 0.5, 40.0 - step))
+    assert capsys.readouterr().err.splitlines() == [
+        "ddpg-seed0: finished, 2 evaluations, best reward -0.2500",
+        "random-seed0: failed, 1 evaluation, no feasible policy",
+        *(
+            f"fine-tuning ddpg-seed0 (1/2): step {step}/40, loss 0.5000, 0:00:{40 - step:02} left"
+            for step in (1, *range(4, 41, 4))
+        ),
+    ]
 
 
 def test_nothing_is_calibrated_that_no_trial_needs(digits: Path, tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""What other jobs have evaluated of the same problem, so that it is not evaluated again.
+
+`known.jsonl`, in the folder of a job that was given such evaluations or anywhere else: first the problem, a line by
+`Header`, then one line by `KnownRecord` for each plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+
+from amc_env.problem import PruningProblem, Score, Widths
+from hw.files import write_atomically
+from search.errors import UserError
+from search.results import DecisionRecord, Record, Results
+from search.spec_models import Spec
+
+FILE = "known.jsonl"
+
+
+class KnownError(UserError):
+    """Evaluations that cannot be taken over; the message says why."""
+
+
+class Header(Record):
+    """Of which problem the evaluations are.
+
+    Attributes:
+        problem: hashes of what decides a score, by name.
+    """
+
+    version: Literal[1] = 1
+    problem: dict[str, str]
+
+
+class KnownRecord(Record):
+    """The score of a plan, and the seconds that it took when it was made."""
+
+    widths: tuple[int, ...]
+    error: float
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """Evaluations of one problem, by their widths.
+
+    Attributes:
+        problem: as of `Header`.
+    """
+
+    problem: Mapping[str, str]
+    records: Mapping[Widths, KnownRecord]
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        lines = [Header(problem=dict(self.problem)), *self.records.values()]
+        write_atomically(path, "".join(f"{line.model_dump_json()}\n" for line in lines))
+
+    def tell(self, problem: PruningProblem) -> None:
+        """These plans the problem does not score any more."""
+        for widths, record in self.records.items():
+            problem.memo[widths] = Score(record.error, record.accuracy)
+
+    def seconds(self, widths: Widths) -> float:
+        """What the evaluation of these widths took; 0 if it is not known."""
+        return self.records[widths].seconds if widths in self.records else 0.0
+
+
+def known_of_job(results: Results) -> Known:
+    """What the trials of a job have evaluated to the end, as far as they have come."""
+    records: dict[Widths, KnownRecord] = {}
+    for trial in results.trials:
+        before = 0.0
+        for point in trial.history:
+            took, before = (point.seconds or 0.0) - before, point.seconds or 0.0
+            if point.error is not None and not point.stopped_early:
+                made = KnownRecord(widths=point.widths, error=point.error, accuracy=point.accuracy, seconds=took)
+                records.setdefault(point.widths, made)
+    return Known(problem_of(results), records)
+
+
+def load_known(path: Path) -> Known:
+    """Read a file.
+
+    Raises:
+        KnownError: there is none, or it is damaged.
+    """
+    try:
+        first, *rest = path.read_bytes().splitlines()
+        header = Header.model_validate_json(first)
+        records = [KnownRecord.model_validate_json(line) for line in rest]
+    except OSError as error:
+        raise KnownError(f"{path}: expected a job's folder, or a file {FILE} of one: {error.strerror}") from error
+    except (ValidationError, ValueError) as error:
+        raise KnownError(f"{path}: damaged, or not a file {FILE}; delete it, or take the job that made it") from error
+    return Known(header.problem, {record.widths: record for record in records})
+
+
+def join_known(problem: Mapping[str, str], sources: Iterable[tuple[Path, Known]]) -> Known:
+    """All that is known of a problem; of a plan that several know, the first.
+
+    Raises:
+        KnownError: a source is of another problem.
+    """
+    records: dict[Widths, KnownRecord] = {}
+    for path, known in sources:
+        different = [name for name, value in problem.items() if known.problem.get(name) != value]
+        if different:
+            raise KnownError(
+                f"{path}: its evaluations are of another problem, which differs in: {', '.join(different)}; expected a "
+                f"job whose scores are those of this one"
+            )
+        records = {**known.records, **records}
+    return Known(problem, records)
+
+
+def problem_of(results: Results) -> dict[str, str]:
+    """As of `Header`."""
+    spec, release = results.spec, results.versions["amc-search"]
+    return _hashed(spec, results.decisions, results.data_digest, results.weights_digest, release)
+
+
+def problem_of_spec(
+    spec: Spec, decisions: Sequence[DecisionRecord], identity: Mapping[str, str], release: str
+) -> dict[str, str]:
+    """As of `Header`, of a job that has not begun.
+
+    Args:
+        spec, decisions: the job's.
+        identity: its `data_digest` and `weights_digest`.
+        release: of this package.
+
+    Raises:
+        KnownError: which images are scored follows from a table of latencies that is yet to be measured.
+    """
+    if spec.evaluation.hard_images is not None and any(cost not in ("macs", "size") for cost in spec.limits):
+        raise KnownError(
+            "evaluation.hard_images: the images are chosen by a plan at the budget, which on latency depends on what "
+            "is measured, so no earlier evaluations can be taken over; leave out --known, or hard_images"
+        )
+    return _hashed(spec.content(), decisions, identity["data_digest"], identity["weights_digest"], release)
+
+
+def _hashed(
+    spec: Mapping[str, Any], decisions: Sequence[DecisionRecord], data: str, weights: str, release: str
+) -> dict[str, str]:
+    evaluation = spec.get("evaluation") or {}
+    parts = {
+        "data": data,
+        "network": (weights or spec.get("network"), decisions),
+        "pruning": spec.get("pruning"),
+        "evaluation": evaluation,
+        "budget": spec.get("budget") if evaluation.get("hard_images") else None,
+        "release": release,
+    }
+    return {name: hashlib.sha256(_canonical(part)).hexdigest() for name, part in parts.items()}
+
+
+def _canonical(part: object) -> bytes:
+    return json.dumps(to_jsonable_python(part), sort_keys=True).encode()
