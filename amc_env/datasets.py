@@ -33,7 +33,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +40,7 @@ from numpy.typing import NDArray
 from amc_env.image_folder import decode, list_images
 from amc_env.splits import AsTheyAre, DataSplits, Preprocessing, Split
 from amc_env.stdlib_docs import stdlib_docs_arrays
+from hw.files import read_npz
 
 Images = NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]  # of texts: token ids (n, length)
 Labels = NDArray[Any]
@@ -308,18 +308,12 @@ def _npz_pools(request: _Request, what: str, pool: Callable[[Path, Mapping[str, 
     path = request.folder
     if not path.is_file():
         raise FileNotFoundError(f"{request.kind}: no file {path}")
-    reason = "not a zip archive"
-    arrays: dict[str, NDArray[Any]] = {}
-    if is_zipfile(path):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except (ValueError, BadZipFile) as error:
-            reason = str(error)
-    if not arrays:
+    try:
+        arrays = read_npz(path)
+    except ValueError as error:
         raise ValueError(
-            f"{request.kind}: {path} is not an .npz file of plain arrays ({reason}); write it with numpy.savez"
-        )
+            f"{request.kind}: {path} is not an .npz file of plain arrays ({error}); write it with numpy.savez"
+        ) from error
     wanted = [f"test_{what}", "test_labels"]
     if f"train_{what}" in arrays or "train_labels" in arrays:
         wanted += [f"train_{what}", "train_labels"]

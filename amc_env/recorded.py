@@ -12,8 +12,6 @@ the surrogate falls back to the mean of what it knows. A search on it may find p
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from amc_env.cost_map import ChannelMap
 from amc_env.matern import matern
 from amc_env.problem import Decision, FloatArray, PruningProblem, RewardForm, Score, Widths
+from hw.files import read_npz, write_npz
 from hw.layers import LayerShape
 
 _VERSION = 1
@@ -118,7 +117,7 @@ class Recording:
         return ratios
 
     def save(self, path: Path) -> None:
-        """Write as .npz."""
+        """Write as .npz, whole or not at all."""
         described = {
             "version": _VERSION,
             "source": dict(self.source),
@@ -135,10 +134,8 @@ class Recording:
         arrays |= {f"error.{name}": errors for name, errors in self.errors.items()}
         arrays |= {f"{key}.{name}": getattr(each, key) for name, each in self.surrogates.items() for key in _ARRAYS}
         smallest = np.uint8 if self.plans.max() < 256 else np.uint16
-        np.savez_compressed(
-            path, about=json.dumps(described), plans=self.plans.astype(smallest), curves=np.concatenate(self.curves),
-            **arrays,
-        )  # fmt: skip
+        arrays |= {"about": np.array(json.dumps(described)), "plans": self.plans.astype(smallest)}
+        write_npz(path, arrays | {"curves": np.concatenate(self.curves)}, compressed=True)
 
     @classmethod
     def load(cls, path: Path) -> Recording:
@@ -148,11 +145,10 @@ class Recording:
             ValueError: the file is no recording of this version.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays: dict[str, Any] = dict(read_npz(path))
             about = json.loads(str(arrays["about"]))
             version = about["version"]
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected a recording written by Recording.save ({error!r})") from error
         if version != _VERSION:
             raise ValueError(f"{path}: expected a recording of version {_VERSION}, got version {version!r}")

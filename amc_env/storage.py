@@ -9,7 +9,6 @@ is what is left of it when a runtime folds it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import nn
 from amc_env.pattern_storage import pattern_arrays, pattern_bytes, pattern_weight
 from amc_env.pruning.patterns import FINE_GRAINED, Pattern
 from hw.eie import Codebook, EIEMatrix, huffman_size, load_matrix, save_matrix, stored_bytes, weight_matrix
-from hw.files import write_atomically
+from hw.files import read_npz, write_npz
 
 Codes = Literal[16, 256]
 Format = Literal["eie", "pattern"]
@@ -140,12 +139,12 @@ def save_compressed(
         weight, path = _weight(network, name), folder / f"{name}.npz"
         if storage.format == "pattern":
             codebook = None if storage.codebook is None else _codebooks(weight, storage.codebook)[1]
-            _save(path, pattern_arrays(weight, pattern, codebook))
+            write_npz(path, pattern_arrays(weight, pattern, codebook))
         elif storage.codebook is not None:
             save_matrix(_encode(weight_matrix(weight), storage), path)
         else:
             _save_unshared(weight_matrix(weight), storage.elements, path)
-    _save(folder / _REST, _rest(network, layers))
+    write_npz(folder / _REST, _rest(network, layers))
 
 
 def load_compressed(network: nn.Module, folder: Path) -> None:
@@ -155,8 +154,7 @@ def load_compressed(network: nn.Module, folder: Path) -> None:
         ValueError: a file is damaged, or of another network.
         FileNotFoundError: a file is missing.
     """
-    with np.load(folder / _REST, allow_pickle=False) as arrays:
-        rest = dict(arrays)
+    rest = _load(folder / _REST)
     norms = {f"{name}.": norm for name, norm in _norms(network).items()}
     layers = [
         name.removesuffix(".weight")
@@ -215,18 +213,18 @@ def _save_unshared(matrix: NDArray[np.float32], elements: int, path: Path) -> No
         "runs": runs[::2] | runs[1::2] << 4,
         "pointers": pointers,
     }
-    _save(path, arrays)
+    write_npz(path, arrays)
 
 
 def _load_layer(path: Path) -> NDArray[np.float32]:
     """The weights of a layer, float32 in their own shape or as a matrix (rows, columns)."""
-    with np.load(path, allow_pickle=False) as arrays:
-        if "bits" in arrays or "indices" in arrays:
-            return pattern_weight(dict(arrays))
-        if "values" not in arrays:
-            return load_matrix(path).to_dense()
-        values, packed, pointers = arrays["values"], arrays["runs"], arrays["pointers"]
-        rows, columns, elements = arrays["size"].tolist()
+    arrays = _load(path)
+    if "bits" in arrays or "indices" in arrays:
+        return pattern_weight(arrays)
+    if "values" not in arrays:
+        return load_matrix(path).to_dense()
+    values, packed, pointers = arrays["values"], arrays["runs"], arrays["pointers"]
+    rows, columns, elements = arrays["size"].tolist()
     runs = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: len(values)]
     base = EIEMatrix.encode(np.zeros((rows, columns), np.float32), _PATTERN, elements)
     pattern = EIEMatrix(base.layout, (values != 0).astype(np.uint8), runs, pointers.astype(np.int32), _PATTERN)
@@ -266,7 +264,8 @@ def _unfold(norm: Any, scale: NDArray[np.float32], shift: NDArray[np.float32]) -
     norm.bias.copy_(torch.from_numpy(shift))
 
 
-def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, stream.getvalue())
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return read_npz(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected what `save_compressed` wrote: {error}") from error

@@ -21,6 +21,7 @@ from amc_env.policy import PruningPolicy
 from amc_env.problem import Widths
 from amc_env.pruning.surgery import apply_plan
 from amc_env.storage import save_compressed
+from hw.files import write_npz
 from hw.runtimes.onnx_runtime import exporting_quietly
 from search.build import build_problem, build_untrained
 from search.chosen import Chosen, choose_step, choose_winner, load_winner
@@ -105,7 +106,7 @@ def _export_weights(
     problem: WeightProblem, network: nn.Module, masks: Masks, widths: Widths, folder: Path
 ) -> list[dict[str, Any]]:
     """Write which weights stay and the network as it is stored; returns what each stage of compression takes."""
-    np.savez_compressed(folder / "masks.npz", allow_pickle=False, **masks)
+    write_npz(folder / "masks.npz", masks, compressed=True)
     save_compressed(network, list(masks), problem.storage, folder / "compressed", problem.settings.pattern)
     return problem.compression(network, widths)
 

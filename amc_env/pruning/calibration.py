@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 from amc_env.pruning.graph import IntArray
 from amc_env.pruning.layer_calls import LayerCall, LayerWatcher
 from amc_env.pruning.rows import sample_rows
-from hw.files import write_atomically
+from hw.files import read_npz, write_atomically, write_npz
 
 #: called with the layers done and all layers
 OnProgress = Callable[[int, int], None]
@@ -116,14 +115,12 @@ class Calibration:
         """
         path = self._folder / f"{name}.npz"
         if not path.exists():
-            stream = io.BytesIO()
-            np.savez(stream, **compute())  # type: ignore[arg-type]
+            arrays = compute()
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, stream.getvalue())
+            write_npz(path, arrays)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            return read_npz(path)
+        except ValueError as error:
             raise ValueError(f"calibration: {path} is damaged; delete it, it is then computed again") from error
 
     def remember_order(self, name: str, compute: Callable[[], IntArray]) -> IntArray:

@@ -23,7 +23,6 @@ In the folder of a search for tickets:
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -43,7 +42,7 @@ from amc_env.training.finetune import TrainingProgress, fine_tune
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.training.sparsify import Scope, global_masks
 from amc_env.weights import read_state, save_weights, weights_digest
-from hw.files import write_atomically
+from hw.files import read_npz, write_atomically, write_npz
 
 Arm = Literal["ticket", "one_shot", "reinitialised", "random_mask"]
 Masks = dict[str, NDArray[np.bool_]]
@@ -271,8 +270,12 @@ class _Search:
         if number == 0:
             network = self._lottery.build(self._seed)
             return {n: np.ones(network.get_parameter(f"{n}.weight").shape, dtype=bool) for n in self._layers}
-        with np.load(self._folder / f"{_name(number, 'ticket')}-masks.npz") as stored:
-            return {name: stored[name] for name in self._layers}
+        path = self._folder / f"{_name(number, 'ticket')}-masks.npz"
+        try:
+            stored = read_npz(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged; delete the folder {self._folder}, it is then made anew") from error
+        return {name: stored[name] for name in self._layers}
 
     def _trained(self, number: int) -> dict[str, torch.Tensor]:
         return read_state(self._folder / f"{_name(number, 'dense' if number == 0 else 'ticket')}.pt")
@@ -318,9 +321,7 @@ class _Search:
         sizes = {name: network.get_parameter(f"{name}.weight").numel() for name in self._layers}
         kept = {name: int(np.count_nonzero(masks[name])) if masks else size for name, size in sizes.items()}
         record = TicketRecord(self._seed, number, arm, kept, self._weights, scores, log.losses)
-        stream = io.BytesIO()
-        np.savez_compressed(stream, allow_pickle=False, **masks)
-        write_atomically(path.with_name(f"{path.stem}-masks.npz"), stream.getvalue())
+        write_npz(path.with_name(f"{path.stem}-masks.npz"), masks, compressed=True)
         save_weights(network, path.with_suffix(".pt"))
         write_atomically(path, json.dumps(asdict(record)))
         (self._folder / "training.pt").unlink()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from hw.eie.codebook import Codebook
 from hw.eie.format import EIEMatrix
 from hw.eie.layout import Layout
 from hw.eie.sizes import pointer_type
-from hw.files import write_atomically
+from hw.files import read_npz, write_npz
 
 _NAMES = ("size", "entries", "pointers", "codebook")
 
@@ -31,15 +28,13 @@ def save_matrix(matrix: EIEMatrix, path: Path) -> None:
         entries = _packed(np.stack([matrix.codes, matrix.runs], axis=1).reshape(-1))
     else:
         entries = np.concatenate([matrix.codes, _packed(matrix.runs)])
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        size=np.array([layout.rows, layout.columns, layout.elements, len(matrix.codes)], np.int64),
-        entries=entries,
-        pointers=matrix.pointers.astype(pointer_type(int(matrix.pointers[:, -1].max()))),
-        codebook=matrix.codebook.values,
-    )
-    write_atomically(path, buffer.getvalue())
+    arrays: dict[str, NDArray[Any]] = {
+        "size": np.array([layout.rows, layout.columns, layout.elements, len(matrix.codes)], np.int64),
+        "entries": entries,
+        "pointers": matrix.pointers.astype(pointer_type(int(matrix.pointers[:, -1].max()))),
+        "codebook": matrix.codebook.values,
+    }
+    write_npz(path, arrays)
 
 
 def load_matrix(path: Path) -> EIEMatrix:
@@ -51,16 +46,15 @@ def load_matrix(path: Path) -> EIEMatrix:
     try:
         arrays = _arrays(path)
         return _matrix(arrays)
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # as zipfile raises them
+    except ValueError as error:
         raise ValueError(f"{path}: no matrix in EIE's form, or a damaged one: {error}") from error
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    names = sorted(loaded.files) if isinstance(loaded, np.lib.npyio.NpzFile) else ["a single array"]
-    if names != sorted(_NAMES):
-        raise ValueError(f"expected the arrays {', '.join(_NAMES)}, got {', '.join(names) or 'none'}")
-    return {name: loaded[name] for name in _NAMES}
+    arrays = read_npz(path)
+    if sorted(arrays) != sorted(_NAMES):
+        raise ValueError(f"expected the arrays {', '.join(_NAMES)}, got {', '.join(sorted(arrays)) or 'none'}")
+    return arrays
 
 
 def _matrix(arrays: dict[str, NDArray[Any]]) -> EIEMatrix:

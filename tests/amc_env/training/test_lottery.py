@@ -156,6 +156,13 @@ def test_another_search_is_refused(training: Split, tmp_path: Path) -> None:
         find_tickets(lottery(training, rounds=1, arms=("ticket",)), 0, tmp_path)
 
 
+def test_a_damaged_mask_is_named(training: Split, tmp_path: Path) -> None:
+    find_tickets(lottery(training, rounds=1, arms=("ticket",)), 0, tmp_path)
+    (tmp_path / "round1-ticket-masks.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"round1-ticket-masks\.npz is damaged; delete the folder"):
+        find_tickets(lottery(training, rounds=2, arms=("ticket",)), 0, tmp_path)
+
+
 def test_a_network_that_breaks_its_mask_is_noticed(
     training: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
