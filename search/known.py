@@ -83,7 +83,9 @@ def known_of_job(results: Results) -> Known:
         for point in trial.history:
             took, before = (point.seconds or 0.0) - before, point.seconds or 0.0
             if point.error is not None and not point.stopped_early:
-                made = KnownRecord(widths=point.widths, error=point.error, accuracy=point.accuracy, seconds=took)
+                made = KnownRecord(
+                    widths=point.widths, error=point.error, accuracy=point.accuracy, seconds=round(took, 3)
+                )
                 records.setdefault(point.widths, made)
     return Known(problem_of(results), records)
 
