@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -177,17 +178,23 @@ class _Tally:
     def __init__(self, known: KnownImages) -> None:
         self.error_sum, self.seen = known.error_sum, known.images
         self._correct, self._classifies = known.correct or 0, known.correct is not None
+        self._hits: list[torch.Tensor] = []
 
     def add(self, errors: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
         self.error_sum += float(errors.sum())
         self.seen += len(labels)
         self._classifies = self._classifies and is_classification(outputs, labels)
         if self._classifies:
-            self._correct += int((outputs.argmax(dim=1) == labels).sum())
+            self._hits.append(outputs.argmax(dim=1) == labels)
+            self._correct += int(self._hits[-1].sum())
 
     def score(self, total: int) -> Score:
-        accuracy = self._correct / self.seen if self._classifies else None
-        return Score(self.error_sum / self.seen, accuracy, self.seen / total)
+        error, fraction = self.error_sum / self.seen, self.seen / total
+        if not self._classifies:
+            return Score(error, None, fraction)
+        hits = torch.cat(self._hits) if self._hits else torch.empty(0)
+        correct = np.packbits(hits.cpu().numpy()).tobytes() if len(hits) == total else None
+        return Score(error, self._correct / self.seen, fraction, correct)
 
 
 def network_outputs(network: nn.Module, batches: Iterable[Batch]) -> list[Any]:

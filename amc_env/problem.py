@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -75,11 +75,14 @@ class Score:
         accuracy: top-1 in [0, 1]; None where the network does not classify.
         fraction: share of the images that were looked at, in (0, 1]; below 1 the plan could no longer become the
             best, and error and accuracy are those of the images seen.
+        correct: of each image in the split's order whether it is classified rightly, as of `numpy.packbits`; None where
+            the network does not classify or did not run on all images.
     """
 
     error: float
     accuracy: float | None
     fraction: float = 1.0
+    correct: bytes | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.error):

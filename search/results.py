@@ -56,6 +56,7 @@ class PolicyRecord(Record):
     """A policy with all that is known of it; the test split is for winners only.
 
     Errors are the objective's; accuracies are top-1 as fractions, null if the network does not classify.
+    `test_correct` is of each test image whether it is classified rightly, packed into bits, in base 64.
     """
 
     ratios: dict[str, float]
@@ -66,6 +67,7 @@ class PolicyRecord(Record):
     test_error: float
     search_accuracy: float | None
     test_accuracy: float | None
+    test_correct: str | None = None
 
 
 class SeriesRecord(Record):

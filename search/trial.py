@@ -6,6 +6,7 @@ once, so the agent comes to the same state in the time of its own computations, 
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 import traceback
@@ -198,6 +199,7 @@ def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
         test_error=test.error,
         search_accuracy=best.accuracy,
         test_accuracy=test.accuracy,
+        test_correct=None if test.correct is None else base64.b64encode(test.correct).decode(),
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from search.figures import cost_label, error_text, human, objective_label, percent
 from search.latency_report import latency_verdict, reliability_warning
+from search.paired import discordant, mcnemar
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
 from search.standing import few_seeds
 from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
@@ -15,6 +14,8 @@ _SCOPE = "All figures are of finished trials; the plots of progress and of costs
 
 #: from this share on a reader must know that the machine was not as fast as when the table was measured
 _OTHER_SPEED = 0.1
+
+_SIGNIFICANT = 0.05
 
 
 def verdict(results: Results) -> str:
@@ -182,18 +183,18 @@ def _infeasible(results: Results, agent: str) -> str:
 
 
 def _sampling(results: Results) -> str:
-    """Two standard errors of a difference of two accuracies; of the same images, so that it is rather less."""
+    """Whether the winner and uniform differ on more test images than chance makes."""
     best, uniform = winner(results.trials), _best_uniform(results)
-    if best is None or uniform is None or best[0].kind == "uniform" or "test" not in results.splits:
+    if best is None or uniform is None or best[0].kind == "uniform":
         return ""
-    images = results.splits["test"].images
-    accuracies = [policy.test_accuracy for policy in (best[1], uniform) if policy.test_accuracy is not None]
-    if len(accuracies) < 2:
+    if best[1].test_correct is None or uniform.test_correct is None:
         return ""
-    error = 2 * math.sqrt(sum(accuracy * (1 - accuracy) for accuracy in accuracies) / images)
-    if abs(accuracies[0] - accuracies[1]) >= error:
+    mine, others = discordant(best[1].test_correct, uniform.test_correct)
+    chance = mcnemar(mine, others)
+    if chance < _SIGNIFICANT:
         return ""
     return (
-        f"The difference from uniform is smaller than two standard errors of {images:,} test images "
-        f"({100 * error:.1f} points): it may be chance."
+        f"The difference from uniform may be chance: of {results.splits['test'].images:,} test images {mine:,} are "
+        f"classified rightly by {best[0].agent} alone and {others:,} by uniform alone (McNemar's exact test: p = "
+        f"{chance:.2f})."
     )

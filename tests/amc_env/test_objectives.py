@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from agents.random_search import RandomSearch
 from amc_env import Score, ToyProblem
-from amc_env.objectives import Objective, evaluate_objective, find_objective, network_outputs
+from amc_env.objectives import KnownImages, Objective, evaluate_objective, find_objective, network_outputs
 from amc_env.problem import Evaluation, RewardForm, Widths
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, math.log(2.0)], [1.0, 0.5, 0.0]])
@@ -172,6 +172,17 @@ def test_a_negative_error_cannot_be_stopped_early(tmp_path: Path) -> None:
     assert score == Score(-1.0, None)
     with pytest.raises(ValueError, match=r"expected errors of at least 0, .* got -1; set stop_early: false"):
         evaluate_objective(IDENTITY, batches(ones, ones, 2), objective, dense, total=4, give_up_at=0.5)
+
+
+def test_a_score_tells_which_images_were_classified_rightly() -> None:
+    logits, labels = torch.eye(2).repeat(5, 1), np.array([1, 0, 1, 1, 0, 1, 0, 1, 0, 0])
+    top1 = find_objective("top1")
+    whole = evaluate(top1, logits, labels)
+    assert whole.correct is not None
+    assert np.unpackbits(np.frombuffer(whole.correct, np.uint8), count=10).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1, 0]
+    assert evaluate(top1, logits, labels, give_up_at=0.3).correct is None
+    known = KnownImages(1, 0.0, 1)
+    assert evaluate_objective(IDENTITY, batches(logits, labels, 5), top1, None, total=11, known=known).correct is None
 
 
 def test_stops_as_soon_as_the_errors_seen_are_too_many() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,12 @@ def test_a_job_shows_its_winners_before_and_after(spec: Path, tmp_path: Path) ->
         assert winner.steps == 40
         files = {path.name for path in (job / "finetune" / winner.folder).iterdir()}
         assert files == {"weights.pt", "result.json"}
+    for best in (trial.best for trial in results.trials):
+        assert best is not None
+        assert best.test_correct is not None
+        assert best.test_accuracy is not None
+        hits = np.unpackbits(np.frombuffer(base64.b64decode(best.test_correct), dtype=np.uint8))
+        assert hits.sum() == round(best.test_accuracy * results.splits["test"].images)
     assert record.dense is not None
     assert record.dense.after is not None
     assert rows["dense"].fine_tuned_accuracy == record.dense.after.test_accuracy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from search.interval_plot import interval_plot
 from search.plots import cost_plot, pareto_front, ratios_plot, score_name
 from search.progress_plot import has_repeats, has_times, progress_of, progress_plot
 from search.report import render_report, write_report
-from search.results import HistoryPoint, Results
+from search.results import HistoryPoint, Results, SplitRecord, TrialRecord
 from search.standing import few_seeds, standing
 from search.svg import colour, padded, tick_step, ticks
 from search.tables import compare, display_table
@@ -115,7 +117,29 @@ def test_the_verdict_says_when_uniform_was_not_beaten_on_the_test_split(
     results = with_test_accuracy(with_test_accuracy(toy_results(), "random", accuracy), "uniform", 0.80)
     assert verdict(results).startswith("The search did not beat uniform on the test split: random, the best on the")
     assert said in verdict(results)
-    assert caveats(results)[-1].startswith("The difference from uniform is smaller than two standard errors of 5,000")
+
+
+def with_hits(results: Results, hits: dict[str, list[int]]) -> Results:
+    def put(trial: TrialRecord) -> TrialRecord:
+        packed = base64.b64encode(np.packbits(np.array(hits[trial.agent])).tobytes()).decode()
+        return trial.model_copy(update={"best": trial.best and trial.best.model_copy(update={"test_correct": packed})})
+
+    splits = {"test": SplitRecord(images=len(hits["random"]), source="")}
+    return results.model_copy(update={"trials": tuple(map(put, results.trials)), "splits": splits})
+
+
+def test_a_lead_that_chance_makes_is_told(toy_results: ToyResults) -> None:
+    uniform = [0] * 12 + [1] * 988
+    chance, lead = uniform.copy(), uniform.copy()
+    chance[:12], chance[12:17] = [1] * 12, [0] * 5
+    lead[:12], lead[12:14] = [1] * 12, [0] * 2
+    results = toy_results()
+    assert caveats(with_hits(results, {"random": chance, "uniform": uniform}))[-1] == (
+        "The difference from uniform may be chance: of 1,000 test images 12 are classified rightly by random alone and "
+        "5 by uniform alone (McNemar's exact test: p = 0.14)."
+    )
+    without = caveats(results)
+    assert caveats(with_hits(results, {"random": lead, "uniform": uniform})) == without  # p = 0.013
 
 
 def test_the_verdict_says_when_uniform_wins(toy_results: ToyResults) -> None:
