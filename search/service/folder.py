@@ -140,10 +140,10 @@ class JobFolder:
         spec = results.get("spec", {})
         if results.get("status") == "failed":
             return "failed"
-        untimed = any(
-            cost in spec.get("budget", {}) and results.get(record) is None
-            for cost, record in (("latency_ms", "latency"), ("sparse_latency_ms", "measured"))
-        )
+        budget = spec.get("budget", {})
+        untimed = "latency_ms" in budget and results.get("latency") is None
+        if any(trial.get("best") for trial in results.get("trials", ())):
+            untimed |= "sparse_latency_ms" in budget and results.get("measured") is None
         untrained = spec.get("finetune") is not None and results.get("finetune") is None
         return "succeeded" if results.get("status") == "finished" and not (untimed or untrained) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def test_a_job_of_amc_run_needs_no_events(finished: Path, tmp_path: Path) -> Non
     with job.lock.open("ab") as lock:
         assert acquire(lock, 0.0)
         assert job.state() == "running"
+
+
+@pytest.mark.parametrize(
+    ("cost", "found", "shown"),
+    [
+        ("latency_ms", True, "interrupted"),
+        ("latency_ms", False, "interrupted"),
+        ("sparse_latency_ms", True, "interrupted"),
+        ("sparse_latency_ms", False, "succeeded"),
+    ],
+)
+def test_a_job_is_over_when_what_was_found_was_timed(
+    finished: Path, tmp_path: Path, cost: str, found: bool, shown: str
+) -> None:
+    """As `amc resume` sees it: the table's latency is recorded whatever was found, measuring needs a winner."""
+    folder = tmp_path / "job"
+    shutil.copytree(finished, folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["spec"]["budget"] = {cost: "50%"}
+    if not found:
+        results["trials"] = [{**trial, "best": None} for trial in results["trials"]]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert JobFolder("job", folder, watched=True).state() == shown
 
 
 def test_results_tell_how_a_job_ended_that_was_resumed_in_a_terminal(finished: Path, store: Store) -> None:
