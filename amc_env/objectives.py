@@ -192,8 +192,8 @@ class _Tally:
         error, fraction = self.error_sum / self.seen, self.seen / total
         if not self._classifies:
             return Score(error, None, fraction)
-        hits = torch.cat(self._hits) if self._hits else torch.empty(0)
-        correct = np.packbits(hits.cpu().numpy()).tobytes() if len(hits) == total else None
+        ran = sum(map(len, self._hits))
+        correct = np.packbits(torch.cat(self._hits).cpu().numpy()).tobytes() if ran == total else None
         return Score(error, self._correct / self.seen, fraction, correct)
 
 
