@@ -77,17 +77,21 @@ def serve(
 @click.command()
 @click.argument("spec", type=_FOLDER)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `amc run`.")
+@click.option(
+    "--known", multiple=True, metavar="JOB", help="A job of the same problem: what it evaluated is not evaluated again."
+)
 @click.option("--wait", "waits", is_flag=True, help="Until it has ended; the exit code is that of `amc run`.")
 @client_options
 def submit(
-    spec: Path, overrides: tuple[str, ...], waits: bool, data: Path, server: str | None, token: str | None
-) -> None:
+    spec: Path, overrides: tuple[str, ...], known: tuple[str, ...], waits: bool, data: Path, server: str | None,
+    token: str | None,
+) -> None:  # fmt: skip
     """Queue a job; prints its id."""
     with clear_errors():
         jobs = connect(data, server, token)
         if waits and server is None:
             _need_server(data)
-        job = jobs.submit(spec, overrides)
+        job = jobs.submit(spec, overrides, known)
         click.echo(job["id"])
         if server is None and not _served(data):
             click.echo(f"it waits until a server runs: amc serve --data {data}", err=True)

@@ -118,9 +118,9 @@ def run_job(
         KeyboardInterrupt: a signal came before the first trial, or after the last.
     """
     _refuse_used(out)
-    sources = [(path, known_of_job(load_results(path)) if path.is_dir() else load_known(path)) for path in known]
+    sources = [(path, _read_known(path)) for path in known]
     job = _prepare(spec, address, on_progress)
-    joined = _join(job, sources)
+    joined = _join(job, sources) if sources else None
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         _refuse_used(out)
@@ -130,9 +130,22 @@ def run_job(
         return _run(job, out.resolve(), on_progress)
 
 
-def _join(job: _Job, sources: Sequence[tuple[Path, Known]]) -> Known | None:
-    if not sources:
-        return None
+def known_of_jobs(folders: Sequence[Path]) -> Known:
+    """What jobs have evaluated, for a job that is yet to be prepared and then checks that its problem is theirs.
+
+    Raises:
+        JobError: a folder is none of a job, or its search has not begun.
+        KnownError: the jobs are of different problems.
+    """
+    sources = [(folder, _read_known(folder)) for folder in folders]
+    return join_known(sources[0][1].problem, sources)
+
+
+def _read_known(path: Path) -> Known:
+    return known_of_job(load_results(path)) if path.is_dir() else load_known(path)
+
+
+def _join(job: _Job, sources: Sequence[tuple[Path, Known]]) -> Known:
     decisions = [_decision(decision) for decision in job.problem.decisions]
     problem = problem_of_spec(job.spec, decisions, _identity(job), metadata.version("amc-search"))
     return join_known(problem, sources)
@@ -152,7 +165,10 @@ def continue_job(folder: Path, address: str | None = None, on_progress: OnJobPro
     done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
     if done and not _pending(spec, folder) and (folder / "report.html").exists():
         raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
-    return _run(_prepare(spec, address, on_progress), folder.resolve(), on_progress)
+    job = _prepare(spec, address, on_progress)
+    if (folder / KNOWN).exists() and not (folder / "results.json").exists():  # submitted with it, unchecked so far
+        _join(job, [(folder / KNOWN, load_known(folder / KNOWN))])
+    return _run(job, folder.resolve(), on_progress)
 
 
 def job_spec(folder: Path) -> Spec:

@@ -60,10 +60,14 @@ class Known:
     problem: Mapping[str, str]
     records: Mapping[Widths, KnownRecord]
 
+    def text(self) -> str:
+        """What the file holds."""
+        lines = [Header(problem=dict(self.problem)), *self.records.values()]
+        return "".join(f"{line.model_dump_json()}\n" for line in lines)
+
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        lines = [Header(problem=dict(self.problem)), *self.records.values()]
-        write_atomically(path, "".join(f"{line.model_dump_json()}\n" for line in lines))
+        write_atomically(path, self.text())
 
     def tell(self, problem: PruningProblem) -> None:
         """These plans the problem does not score any more."""

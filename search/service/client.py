@@ -29,7 +29,7 @@ class ServerError(UserError):
 class Jobs(Protocol):
     """What both kinds of client do; jobs are as the API describes them."""
 
-    def submit(self, spec: Path, overrides: Sequence[str]) -> dict[str, Any]: ...
+    def submit(self, spec: Path, overrides: Sequence[str], known: Sequence[str] = ()) -> dict[str, Any]: ...
     def list_jobs(self, states: Sequence[str], limit: int) -> list[dict[str, Any]]: ...
     def job(self, job: str) -> dict[str, Any]: ...
     def trials(self, job: str) -> list[dict[str, Any]]: ...
@@ -51,14 +51,16 @@ class LocalJobs:
         """Whether a server is at work on the folder."""
         return self.store.served
 
-    def submit(self, spec: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    def submit(self, spec: Path, overrides: Sequence[str], known: Sequence[str] = ()) -> dict[str, Any]:
+        from search.job import known_of_jobs
         from search.spec import load_spec, save_spec
         from search.trial import plan_trials
 
         loaded = load_spec(spec, overrides)
+        evaluated = known_of_jobs([self.store.find(job).path for job in known]).text() if known else None
         self.store.prepare_folders()
         names = tuple(trial.name for trial in plan_trials(loaded))
-        job = self.store.create(Submission(loaded.name, save_spec(loaded), names, loaded.evaluations))
+        job = self.store.create(Submission(loaded.name, save_spec(loaded), names, loaded.evaluations, known=evaluated))
         return describe(job).model_dump()
 
     def list_jobs(self, states: Sequence[str], limit: int) -> list[dict[str, Any]]:
@@ -111,17 +113,18 @@ class ServerJobs:
             raise ServerError(f"--server {url}: expected a URL such as http://127.0.0.1:8710")
         self._url, self._token = url.rstrip("/"), token
 
-    def submit(self, spec: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    def submit(self, spec: Path, overrides: Sequence[str], known: Sequence[str] = ()) -> dict[str, Any]:
         from search.spec import load_raw
 
+        path = f"/api/jobs?{urlencode([('known', job) for job in known])}" if known else "/api/jobs"
         body = json.dumps(load_raw(spec, overrides)).encode()
         key = secrets.token_hex(16)  # a second try after a lost answer finds the first one's job
         for _ in range(3):
             try:
-                return dict(self._json("POST", "/api/jobs", body, {"Idempotency-Key": key}))
+                return dict(self._json("POST", path, body, {"Idempotency-Key": key}))
             except ConnectionError:
                 time.sleep(1.0)
-        return dict(self._json("POST", "/api/jobs", body, {"Idempotency-Key": key}))
+        return dict(self._json("POST", path, body, {"Idempotency-Key": key}))
 
     def list_jobs(self, states: Sequence[str], limit: int) -> list[dict[str, Any]]:
         query = urlencode([*(("state", state) for state in states), ("limit", limit)])

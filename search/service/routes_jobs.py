@@ -23,6 +23,7 @@ jobs = APIRouter(prefix="/api", tags=["jobs"])
 
 Sort = Literal["created", "updated", "name", "state", "network", "budget", "best", "age"]
 _MOST_COMPARED = 6
+_MOST_KNOWN = 20
 _LONGEST_LOG = 2**20
 _TEXT = {"type": "string"}
 _EVENT = {"type": "object", "properties": dict.fromkeys(("id", "event", "data"), _TEXT), "required": ["event", "data"]}
@@ -65,16 +66,20 @@ async def spec_of(request: Request) -> dict[str, Any]:
 
 @jobs.post(
     "/jobs", status_code=201, response_model=Job, openapi_extra=dict(SpecBody),
-    responses={200: {"model": Job, "description": "Made before, with this key"}, **problems(409, 422, 429, 507)},
+    responses={200: {"model": Job, "description": "Made before, with this key"}, **problems(404, 409, 422, 429, 507)},
 )  # fmt: skip
 async def submit(
     request: Request,
     response: Response,
     service: ServiceOf,
+    known: Annotated[list[str] | None, Query(max_length=_MOST_KNOWN)] = None,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[!-~]+$")] = None,
 ) -> Job:
-    """Make a job of a spec, JSON or YAML; with an idempotency key that came before, answer with that job."""
-    job, new = await run_in_threadpool(service.submit, await spec_of(request), idempotency_key)
+    """Make a job of a spec, JSON or YAML; with an idempotency key that came before, answer with that job.
+
+    What the jobs named as `known` have evaluated of the same problem is not evaluated again.
+    """
+    job, new = await run_in_threadpool(service.submit, await spec_of(request), idempotency_key, known or ())
     response.status_code = 201 if new else 200
     return job
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,26 @@ class Service:
             return {"valid": False, "errors": [fault.model_dump()]}
         return checked
 
-    def submit(self, raw: Mapping[str, Any], key: str | None) -> tuple[Job, bool]:
+    def submit(self, raw: Mapping[str, Any], key: str | None, evaluated_by: Sequence[str] = ()) -> tuple[Job, bool]:
         """Make a job; with a key that is known already, find it. Says whether it is new.
+
+        Args:
+            raw: the spec.
+            key: of idempotency.
+            evaluated_by: jobs whose evaluations the new one takes over.
 
         Raises:
             RefusedSpecError: the spec is not valid, or names what it must not.
+            UnknownJobError: one of those jobs is not there.
+            TaskError: one of them has not begun its search, or they are of different problems.
             RefusedError: too many jobs wait, or the key belongs to another spec.
         """
         checked = self.check(raw)
         if not checked["valid"]:
             raise RefusedSpecError([Fault(**fault) for fault in checked["errors"]])
-        digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+        folders = [str(self.find(job).path) for job in evaluated_by]
+        asked = "\n".join([json.dumps(raw, sort_keys=True), *evaluated_by])
+        digest = hashlib.sha256(asked.encode()).hexdigest()
         with self._creating:
             self.supervisor.ready.wait()  # until then, not all keys are known
             known = None if key is None else self.index.by_key(key)
@@ -125,8 +134,9 @@ class Service:
             if queued >= self.settings.limits.queued:
                 raise RefusedError(429, f"{queued} jobs wait already, which is the limit; try again later")
             submission = Submission(
-                checked["name"], checked["yaml"], tuple(checked["trials"]), checked["evaluations"], key, digest
-            )
+                checked["name"], checked["yaml"], tuple(checked["trials"]), checked["evaluations"], key, digest,
+                self.worker.call("known_of", folders=folders) if folders else None,
+            )  # fmt: skip
             job = self.store.create(submission)
             self.supervisor.refresh(job)
         return describe(job), True

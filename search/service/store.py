@@ -39,7 +39,10 @@ class WrongStateError(UserError):
 
 @dataclass(frozen=True)
 class Submission:
-    """A job to be made: its checked spec as YAML, the names of its trials, and the evaluations of each."""
+    """A job to be made: its checked spec as YAML, the names of its trials, and the evaluations of each.
+
+    `known` is the text of its file of what other jobs evaluated, see `search.known`.
+    """
 
     name: str
     spec: str
@@ -47,6 +50,7 @@ class Submission:
     evaluations: int
     key: str | None = None
     digest: str | None = None
+    known: str | None = None
 
 
 class Store:
@@ -83,6 +87,8 @@ class Store:
         temporary.mkdir(parents=True)
         try:
             write_atomically(temporary / "spec.yaml", submission.spec)
+            if submission.known is not None:
+                write_atomically(temporary / "known.jsonl", submission.known)
             (temporary / "reserve").write_bytes(secrets.token_bytes(RESERVE_BYTES))
             request = Request(
                 id=job, name=submission.name, submitted=now(), trials=submission.trials,

@@ -84,6 +84,13 @@ def compare_jobs(folders: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def known_of(folders: Sequence[str]) -> str:
+    """What jobs have evaluated, as the file for a new job."""
+    from search.job import known_of_jobs
+
+    return known_of_jobs([Path(folder) for folder in folders]).text()
+
+
 def take_weights(incoming: str, target: str) -> None:
     """Read an uploaded file as tensors and nothing else, and write them as a state_dict of our own making."""
     from search.service.uploads import convert
@@ -110,7 +117,7 @@ def table_info(path: str) -> dict[str, Any]:
 
 
 TASKS: Mapping[str, Callable[..., Any]] = {
-    task.__name__: task for task in (check_spec, schema, agents, view, compare_jobs, take_weights, table_info)
+    task.__name__: task for task in (check_spec, schema, agents, view, compare_jobs, known_of, take_weights, table_info)
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from search.job import load_results
+from search.known import known_of_job, load_known
 from search.service.events import append_event, change_state
 from search.service.supervisor import Supervisor
 from tests.search.service.helpers import SPEC, make_client, run_here
@@ -51,6 +53,29 @@ def test_the_list_is_not_behind_what_was_said_of_a_job(client: TestClient, monke
     assert client.get("/api/jobs").json()["states"] == {"queued": 1}
     assert client.get(f"/api/jobs/{job}").json()["state"] == "failed"
     assert client.get("/api/jobs").json()["states"] == {"failed": 1}
+
+
+def test_what_another_job_evaluated_is_taken_over(tmp_path: Path, shown: Path) -> None:
+    run_here(shown / "other", network={"kind": "toy", "decisions": 3})
+    key, longer = {"Idempotency-Key": "a-key"}, {**SPEC, "evaluations": 9}
+    with make_client(tmp_path / "data", watch=(shown,), max_running=0) as client:
+        other, run = sorted(job["id"] for job in client.get("/api/jobs").json()["jobs"])
+        made = client.post("/api/jobs", params={"known": run}, json=longer, headers=key)
+        assert made.status_code == 201, made.text
+        job = tmp_path / "data" / "jobs" / made.json()["id"]
+        assert load_known(job / "known.jsonl") == known_of_job(load_results(shown / "toy-run"))
+        again = client.post("/api/jobs", params={"known": run}, json=longer, headers=key)
+        assert (again.status_code, again.json()["id"]) == (200, job.name)
+        assert client.post("/api/jobs", json=longer, headers=key).status_code == 409
+        for known, status, why in (
+            (["nothing"], 404, "no job 'nothing'"),
+            ([job.name], 422, "the search has not begun"),
+            ([run, other], 422, "its evaluations are of another problem, which differs in: network; expected"),
+            ([run] * 21, 422, "at most 20"),
+        ):
+            refused = client.post("/api/jobs", params={"known": known}, json=longer)
+            assert (refused.status_code, why in refused.text) == (status, True), refused.text
+        assert client.get("/api/jobs").json()["total"] == 3
 
 
 def test_yaml_makes_the_same_job_as_json(client: TestClient) -> None:

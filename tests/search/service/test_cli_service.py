@@ -11,6 +11,8 @@ import pytest
 
 from scripts._toy_service import Server, wait_until
 from search.cli import main
+from search.job import load_results
+from search.known import known_of_job, load_known
 from search.service.events import append_event, change_state
 from search.service.store import Store
 
@@ -66,8 +68,11 @@ def test_jobs_of_a_data_folder_without_a_server(spec: Path, tmp_path: Path, fini
     assert "succeeded: 11/11 evaluations, best -" in ended.stdout
     assert "is the best agent at this budget" in amc("show", job, **data).stdout
     assert "uniform" in amc("compare", job, finished, **data).stdout
+    longer = amc("submit", spec, "--set", "evaluations=9", "--known", job, **data).stdout.strip()
+    assert load_known(tmp_path / "data" / "jobs" / longer / "known.jsonl") == known_of_job(load_results(finished))
     assert amc("rm", job, **data).stdout == f"deleted {job}\n"
     gone = amc("show", job, **data)
+    assert amc("submit", spec, "--known", job, **data).stderr == gone.stderr
     assert (gone.exit_code, gone.stderr) == (2, f"error: no job '{job}'\n")
 
 
@@ -91,8 +96,11 @@ def test_jobs_of_a_server(server: Server, spec: Path, tmp_path: Path) -> None:
     assert job in amc("ls", "--state", "succeeded", **url).stdout
     assert "uniform seed 0: finished, 1 evaluations" in amc("show", job, **url).stdout
     assert "succeeded" in amc("logs", job, "-f", **url).stdout
-    again = amc("submit", spec, **url).stdout.strip()
+    again = amc("submit", spec, "--known", job, **url).stdout.strip()
     assert wait_until(lambda: server.state(again) == "succeeded")
+    assert load_results(server.data / "jobs" / again).known == 11
+    other = amc("submit", spec, "--set", "network.decisions=3", "--known", job, "--wait", **url)
+    assert (other.exit_code, "which differs in: network; expected a job" in other.stderr) == (1, True)
     assert "is the best agent at this budget" in amc("compare", job, again, **url).stdout
     refused = amc("resume", job, **url)
     assert (refused.exit_code, "all its trials are finished" in refused.stderr) == (2, True)
