@@ -324,12 +324,12 @@ def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
     from search.standing import few_seeds, standing
     from search.tables import compare as compare_results
     from search.tables import format_rows
-    from search.verdict import score_note
+    from search.verdict import held_note, score_note
 
     click.echo(format_rows(compare_results(jobs), form), nl=False)  # type: ignore[arg-type]
     if form in ("csv", "json"):
         return
-    for line in dict.fromkeys([*standing(jobs), few_seeds(jobs), *map(score_note, jobs)]):
+    for line in dict.fromkeys([*standing(jobs), few_seeds(jobs), *map(held_note, jobs), *map(score_note, jobs)]):
         if line:
             click.echo(f"\n{line}")
 

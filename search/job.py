@@ -445,10 +445,17 @@ def _describe(job: _Job, identity: dict[str, str]) -> Results:
         ),
         budgets=tuple(_budget(problem, budget) for budget in problem.budgets),
         decisions=tuple(_decision(decision) for decision in problem.decisions),
+        narrowest=tuple(map(_narrowest, problem.decisions)) if isinstance(problem, NetworkProblem) else (),
         splits={name: SplitRecord(images=len(split), source=split.source) for name, split in splits.items()},
         trials=(),
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
     )
+
+
+def _narrowest(decision: Decision) -> int | None:
+    """The narrowest width, if the next one in its steps exists but `max_ratio` forbids it."""
+    first, *others = decision.choices
+    return first if len(others) > 1 and first > others[0] - first else None
 
 
 def _budget(problem: PruningProblem, budget: Budget) -> BudgetRecord:

@@ -328,6 +328,8 @@ class Results(Record):
 
     Attributes:
         known: so many evaluations the job was given from others, and did not make itself where it came to them.
+        narrowest: of each decision the width that `pruning.max_ratio` does not let it fall below; null where nothing
+            narrower exists. Empty if no channels go, and in older results.
     """
 
     version: Literal[1] = 1
@@ -349,6 +351,7 @@ class Results(Record):
     finetune: FineTuneRecord | None = None
     measured: MeasuredRecord | None = None
     known: int = 0
+    narrowest: tuple[int | None, ...] = ()
 
     @property
     def samples(self) -> str:

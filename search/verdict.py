@@ -17,6 +17,9 @@ _OTHER_SPEED = 0.1
 
 _SIGNIFICANT = 0.05
 
+#: when more than this share of the decisions could not get narrower, a reader should know
+_HELD = 0.1
+
 
 def verdict(results: Results) -> str:
     """The outcome: the best agent on the search split, its test accuracy, its costs, and uniform's; its latency."""
@@ -57,6 +60,7 @@ def caveats(results: Results) -> list[str]:
         *(_infeasible(results, agent) for agent in agents_of(results)),
         few_seeds([results]),
         _sampling(results),
+        held_note(results),
     ]
     return [line for line in lines if line]
 
@@ -102,6 +106,20 @@ def score_note(results: Results) -> str:
     return (
         f"{said}The search figures are what the agents saw, networks fitted on {images:,} of the {total} calibration "
         f"images; the test figures are of the final network, fitted on all of them."
+    )
+
+
+def held_note(results: Results) -> str:
+    """Whether `pruning.max_ratio` held the winner; "" if not, and if no channels go."""
+    best = winner(results.trials)
+    if best is None or not results.narrowest:
+        return ""
+    held = sum(width == least for width, least in zip(best[1].widths, results.narrowest, strict=True))
+    if held <= _HELD * len(results.narrowest):
+        return ""
+    return (
+        f"{held} of {len(results.narrowest)} decisions of the winner are as narrow as pruning.max_ratio "
+        f"({results.spec['pruning']['max_ratio']:g}) lets them be; with a larger one the search may find a better network."
     )
 
 

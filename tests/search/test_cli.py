@@ -116,6 +116,18 @@ def test_the_calibration_is_told_once_and_not_again_when_it_is_cached(digits: Pa
     assert comparable(load_results(tmp_path / "a")).trials == comparable(load_results(tmp_path / "b")).trials
 
 
+def test_a_search_that_max_ratio_holds_says_so(digits: Path, tmp_path: Path) -> None:
+    options = ("--set", "agents=[{kind: uniform}]", "--set", "budget.macs=158208")
+    held = amc("run", digits, "--out", tmp_path / "held", "--set", "pruning.max_ratio=0.5", *options).stdout
+    results = load_results(tmp_path / "held")
+    best = results.trials[0].best
+    assert best is not None
+    assert f"{len(best.widths)} of {len(best.widths)} decisions of the winner are as narrow as" in held
+    assert results.narrowest == best.widths
+    free = amc("run", digits, "--out", tmp_path / "free", "--set", "pruning.max_ratio=0.9", *options).stdout
+    assert "as narrow as" not in free
+
+
 def test_a_log_tells_each_trial_that_ends_and_each_tenth_of_a_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     lines = _Lines()
     for count in (1, 2):

@@ -26,7 +26,7 @@ from search.report import render_report, write_report
 from search.results import HistoryPoint, Results, SplitRecord, TrialRecord
 from search.standing import few_seeds, standing
 from search.svg import colour, padded, tick_step, ticks
-from search.tables import compare, display_table
+from search.tables import compare, display_table, winner
 from search.theme import CSS
 from search.verdict import caveats, score_note, verdict
 
@@ -140,6 +140,26 @@ def test_a_lead_that_chance_makes_is_told(toy_results: ToyResults) -> None:
     )
     without = caveats(results)
     assert caveats(with_hits(results, {"random": lead, "uniform": uniform})) == without  # p = 0.013
+
+
+@pytest.mark.parametrize(
+    ("held", "decisions", "said"), [(10, 10, "10 of 10"), (2, 10, "2 of 10"), (1, 10, None), (0, 10, None), (0, 0, None)]
+)
+def test_a_winner_that_max_ratio_holds_is_told(
+    toy_results: ToyResults, held: int, decisions: int, said: str | None
+) -> None:
+    results = toy_results(ToyProblem(10))
+    best = winner(results.trials)
+    assert best is not None
+    widths = best[1].widths[:decisions]
+    narrowest = (*widths[:held], *(width - 1 if index % 2 else None for index, width in enumerate(widths[held:])))
+    spec = {**results.spec, "pruning": {"max_ratio": 0.8}}
+    expected = (
+        f"{said} decisions of the winner are as narrow as pruning.max_ratio (0.8) lets them be; with a larger one the "
+        f"search may find a better network."
+    )
+    lines = caveats(results.model_copy(update={"spec": spec, "narrowest": narrowest}))
+    assert lines == [*caveats(results), *([expected] if said else [])]
 
 
 def test_the_verdict_says_when_uniform_wins(toy_results: ToyResults) -> None:
