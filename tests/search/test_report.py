@@ -143,7 +143,8 @@ def test_a_lead_that_chance_makes_is_told(toy_results: ToyResults) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "decisions", "said"), [(10, 10, "10 of 10"), (2, 10, "2 of 10"), (1, 10, None), (0, 10, None), (0, 0, None)]
+    ("held", "decisions", "said"),
+    [(10, 10, "10 of 10"), (2, 10, "2 of 10"), (1, 10, None), (0, 10, None), (0, 0, None)],
 )
 def test_a_winner_that_max_ratio_holds_is_told(
     toy_results: ToyResults, held: int, decisions: int, said: str | None
