@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ from search.spec_training import Recipe
 
 class Training(Recipe):
     """How every network is trained from the beginning; the seeds of the spec take the place of `seed`."""
+
+    younger: ClassVar[frozenset[str]] = frozenset({"mixup"})
 
     learning_rate: float = Field(default=0.1, gt=0)
 

@@ -41,10 +41,10 @@ def augmentation_of(settings: FineTuneSettings, shape: tuple[int, ...]) -> Augme
     """As the recipe says for images of the shape (channels, height, width); none for texts (length,).
 
     Raises:
-        ValueError: texts are to be shifted or mirrored.
+        ValueError: texts are to be shifted, mirrored or blended.
     """
-    if len(shape) == 1 and (settings.crop_padding or settings.flip):
-        raise ValueError("fine-tuning: crop_padding and flip are of images; leave them out for texts")
+    if len(shape) == 1 and (settings.crop_padding or settings.flip or settings.mixup):
+        raise ValueError("fine-tuning: crop_padding, flip and mixup are of images; leave them out for texts")
     usual = shape == (3, 32, 32)
     padding = settings.crop_padding if settings.crop_padding is not None else 4 if usual else 0
     return Augmentation(padding, usual if settings.flip is None else settings.flip)

@@ -7,12 +7,13 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,6 +49,7 @@ class TrainingProgress:
     seconds_per_step: float
 
 
+_WeighedLabels = Sequence[tuple[float, torch.Tensor]]
 OnTrainingProgress = Callable[[TrainingProgress], None]
 
 
@@ -224,7 +226,7 @@ class _Training:
         rate = self._settings.learning_rate_at(self.step, self.total)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        images, labels = self._load(batch)
+        images, labels = self._blend(*self._load(batch))
         self._optimizer.zero_grad()
         mixed = self._settings.precision != "float32"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=mixed):
@@ -258,18 +260,28 @@ class _Training:
         labels = torch.from_numpy(self._training.labels[chosen]).to(self._device)
         return channels_last(images), labels
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _blend(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, _WeighedLabels]:
+        mixup = self._settings.mixup
+        if not mixup:
+            return images, [(1.0, labels)]
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=self._generator)))
+        share, partners = rng.beta(mixup, mixup), torch.from_numpy(rng.permutation(len(images))).to(self._device)
+        blended = share * images + (1.0 - share) * images[partners]
+        return channels_last(blended), [(share, labels), (1.0 - share, labels[partners])]
+
+    def _loss(self, images: torch.Tensor, labels: _WeighedLabels) -> torch.Tensor:
         weight, temperature = self._settings.distillation, self._settings.temperature
         outputs = _logits(self._network(images))
         loss = outputs.new_zeros(())
         if weight < 1.0:
-            if int(labels.max()) >= outputs.shape[1]:
+            largest = int(labels[0][1].max())
+            if largest >= outputs.shape[1]:
                 raise ValueError(
-                    f"fine-tuning: expected labels in 0..{outputs.shape[1] - 1}, the network's outputs, got "
-                    f"{int(labels.max())}"
+                    f"fine-tuning: expected labels in 0..{outputs.shape[1] - 1}, the network's outputs, got {largest}"
                 )
-            hard = F.cross_entropy(outputs, labels, label_smoothing=self._settings.label_smoothing)
-            loss = loss + (1.0 - weight) * hard
+            for share, wanted in labels:
+                hard = F.cross_entropy(outputs, wanted, label_smoothing=self._settings.label_smoothing)
+                loss = loss + (1.0 - weight) * share * hard
         if self._teacher is not None:
             with torch.no_grad():
                 taught = (_logits(self._teacher(images)) / temperature).log_softmax(dim=1)

@@ -20,6 +20,7 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "warmup_steps": (lambda value: value >= 0, "at least 0"),
     "label_smoothing": (lambda value: 0.0 <= value < 1.0, "a number in [0, 1)"),
     "distillation": (lambda value: 0.0 <= value <= 1.0, "a weight in [0, 1]"),
+    "mixup": (lambda value: 0.0 <= value < math.inf, "a number of at least 0"),
     "temperature": (lambda value: 0.0 < value < math.inf, "a number above 0"),
     "crop_padding": (lambda value: value >= 0, "at least 0"),
     "seed": (lambda value: value >= 0, "at least 0"),
@@ -48,6 +49,10 @@ class FineTuneSettings:
         label_smoothing: in [0, 1).
         distillation: weight of the teacher in the loss, in [0, 1]; at 1 no labels are needed.
         temperature: of the distillation, above 0.
+        mixup: above 0, each image of a batch is blended with another one of it, by a share that is drawn for the batch
+            from Beta(mixup, mixup); the cross entropies with both labels are weighed alike (Zhang et al., arXiv
+            1710.09412, section 2), and the teacher is asked about the blended images (Beyer et al., arXiv 2106.05237,
+            section 3). Not of texts.
         crop_padding: pixels by which a random crop may be shifted, with black beyond the edges; None: 4 for colour
             images of 32x32 pixels, else 0.
         flip: whether every second image, drawn at random, is mirrored left to right; None: for colour images of 32x32
@@ -69,6 +74,7 @@ class FineTuneSettings:
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    mixup: float = 0.0
     crop_padding: int | None = None
     flip: bool | None = None
     precision: Precision = "float32"

@@ -182,7 +182,7 @@ def test_an_encoder_is_fine_tuned(tmp_path: Path) -> None:
     training = load_training("npz_tokens", SplitSizes(10, 10, 10), path=path)
     log = fine_tune(network, training, AsTheyAre(), FineTuneSettings(epochs=8, learning_rate=0.1, batch=32))
     assert log.losses[-1] < log.losses[0]
-    with pytest.raises(ValueError, match="crop_padding and flip are of images; leave them out for texts"):
+    with pytest.raises(ValueError, match="crop_padding, flip and mixup are of images; leave them out for texts"):
         fine_tune(network, training, AsTheyAre(), FineTuneSettings(epochs=1, flip=True))
 
 

@@ -113,6 +113,41 @@ def test_labels_and_teacher_are_weighed(training: Split, dense: nn.Module) -> No
     assert log.losses == pytest.approx([float(0.75 * hard + 0.25 * 4 * soft)], rel=1e-4)
 
 
+class Recorded(nn.Module):
+    """A linear classifier that keeps its inputs."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(pixels, classes)
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(images.flatten(1))
+        outputs: torch.Tensor = self.layer(self.inputs[-1])
+        return outputs
+
+
+@torch.no_grad()
+def test_mixup_blends_images_and_labels_alike() -> None:
+    images = 255 * np.eye(8, 16, dtype=np.uint8).reshape(8, 1, 4, 4)  # of class i, pixel i alone is white
+    network, teacher = Recorded(16, 8), Recorded(16, 8)
+    settings = FineTuneSettings(epochs=6, batch=8, mixup=1.0, distillation=0.5, temperature=2.0, learning_rate=1e-9)
+    with torch.enable_grad():
+        log = fine_tune(network, Split(images, np.arange(8), "one"), Preprocessing(), settings, teacher=teacher)
+    shares = set()
+    for seen, asked, loss in zip(network.inputs, teacher.inputs, log.losses, strict=True):
+        assert torch.equal(seen, asked)
+        assert seen.sum(dim=1) == pytest.approx(1.0)
+        values = {round(value, 5) for value in seen.flatten().tolist()} - {0.0, 1.0}
+        assert len(values) == 2  # one share for all of a batch, and what it leaves
+        shares.add(max(values))
+        hard = -(seen[:, :8] * network.layer(seen).log_softmax(1)).sum(1).mean()
+        taught, learnt = (classifier.layer(seen) / 2 for classifier in (teacher, network))
+        soft = F.kl_div(learnt.log_softmax(1), taught.softmax(1), reduction="batchmean")
+        assert loss == pytest.approx(float(0.5 * hard + 0.5 * 4 * soft), rel=1e-4)
+    assert len(shares) == 6
+
+
 def test_the_same_arguments_give_the_same_weights_and_no_global_generator_moves(training: Split) -> None:
     state = torch.get_rng_state()
     digests = []
