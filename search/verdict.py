@@ -118,9 +118,8 @@ def held_note(results: Results) -> str:
     if held <= _HELD * len(results.narrowest):
         return ""
     return (
-        f"{held} of {len(results.narrowest)} decisions of the winner are as narrow as pruning.max_ratio "
-        f"({results.spec['pruning']['max_ratio']:g}) lets them be; with a larger one the search may find a better "
-        f"network."
+        f"{held} of {len(results.narrowest)} decisions of the winner cannot get narrower under pruning.max_ratio "
+        f"({results.spec['pruning']['max_ratio']:g}); with a larger one the search may find a better network."
     )
 
 

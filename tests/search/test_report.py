@@ -156,7 +156,7 @@ def test_a_winner_that_max_ratio_holds_is_told(
     narrowest = (*widths[:held], *(width - 1 if index % 2 else None for index, width in enumerate(widths[held:])))
     spec = {**results.spec, "pruning": {"max_ratio": 0.8}}
     expected = (
-        f"{said} decisions of the winner are as narrow as pruning.max_ratio (0.8) lets them be; with a larger one the "
+        f"{said} decisions of the winner cannot get narrower under pruning.max_ratio (0.8); with a larger one the "
         f"search may find a better network."
     )
     lines = caveats(results.model_copy(update={"spec": spec, "narrowest": narrowest}))
