@@ -52,16 +52,20 @@ class LocalJobs:
         return self.store.served
 
     def submit(self, spec: Path, overrides: Sequence[str], known: Sequence[str] = ()) -> dict[str, Any]:
-        from search.job import known_of_jobs
         from search.spec import load_spec, save_spec
         from search.trial import plan_trials
 
         loaded = load_spec(spec, overrides)
-        evaluated = known_of_jobs([self.store.find(job).path for job in known]).text() if known else None
+        evaluated = self._evaluated(known) if known else None
         self.store.prepare_folders()
         names = tuple(trial.name for trial in plan_trials(loaded))
         job = self.store.create(Submission(loaded.name, save_spec(loaded), names, loaded.evaluations, known=evaluated))
         return describe(job).model_dump()
+
+    def _evaluated(self, jobs: Sequence[str]) -> str:
+        from search.job import known_of_jobs
+
+        return known_of_jobs([self.store.find(job).path for job in jobs]).text()
 
     def list_jobs(self, states: Sequence[str], limit: int) -> list[dict[str, Any]]:
         jobs = [summarise(job, job.state()).model_dump() for job in self.store]
