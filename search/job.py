@@ -118,7 +118,7 @@ def run_job(
         KeyboardInterrupt: a signal came before the first trial, or after the last.
     """
     _refuse_used(out)
-    sources = [(path, _read_known(path)) for path in known]
+    sources = [(path, known_of_job(load_results(path)) if path.is_dir() else load_known(path)) for path in known]
     job = _prepare(spec, address, on_progress)
     joined = _join(job, sources) if sources else None
     out.mkdir(parents=True, exist_ok=True)
@@ -137,12 +137,8 @@ def known_of_jobs(folders: Sequence[Path]) -> Known:
         JobError: a folder is none of a job, or its search has not begun.
         KnownError: the jobs are of different problems.
     """
-    sources = [(folder, _read_known(folder)) for folder in folders]
+    sources = [(folder, known_of_job(load_results(folder))) for folder in folders]
     return join_known(sources[0][1].problem, sources)
-
-
-def _read_known(path: Path) -> Known:
-    return known_of_job(load_results(path)) if path.is_dir() else load_known(path)
 
 
 def _join(job: _Job, sources: Sequence[tuple[Path, Known]]) -> Known:
