@@ -113,7 +113,7 @@ class Service:
             RefusedSpecError: the spec is not valid, or names what it must not.
             UnknownJobError: one of those jobs is not there.
             TaskError: one of them has not begun its search, or they are of different problems.
-            RefusedError: too many jobs wait, or the key belongs to another spec.
+            RefusedError: too many jobs wait, or the key belongs to another request.
         """
         checked = self.check(raw)
         if not checked["valid"]:
@@ -121,6 +121,7 @@ class Service:
         folders = [str(self.find(job).path) for job in evaluated_by]
         asked = "\n".join([json.dumps(raw, sort_keys=True), *evaluated_by])
         digest = hashlib.sha256(asked.encode()).hexdigest()
+        evaluated = self.worker.call("known_of", folders=folders) if folders else None
         with self._creating:
             self.supervisor.ready.wait()  # until then, not all keys are known
             known = None if key is None else self.index.by_key(key)
@@ -128,16 +129,15 @@ class Service:
                 job = self.store.find(known)
                 request = job.request()
                 if request is not None and request.digest != digest:
-                    raise RefusedError(409, "this idempotency key came with another spec before; take a new one")
+                    raise RefusedError(409, "this idempotency key came with another request before; take a new one")
                 return describe(job), False
             _, queued = counts(self.index)
             if queued >= self.settings.limits.queued:
                 raise RefusedError(429, f"{queued} jobs wait already, which is the limit; try again later")
-            submission = Submission(
-                checked["name"], checked["yaml"], tuple(checked["trials"]), checked["evaluations"], key, digest,
-                self.worker.call("known_of", folders=folders) if folders else None,
-            )  # fmt: skip
-            job = self.store.create(submission)
+            name, trials = checked["name"], tuple(checked["trials"])
+            job = self.store.create(
+                Submission(name, checked["yaml"], trials, checked["evaluations"], key, digest, evaluated)
+            )
             self.supervisor.refresh(job)
         return describe(job), True
 

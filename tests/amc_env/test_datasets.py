@@ -15,8 +15,8 @@ from PIL import Image
 from amc_env.datasets import SplitSizes, digits_arrays, load_splits, load_training
 from amc_env.splits import DataSplits, Preprocessing
 
-DATA = os.environ.get("AMC_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="AMC_DATA names no folder of real data")
+DATA = os.environ.get("AMC_TEST_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="AMC_TEST_DATA names no folder of real data")
 
 
 def numbered(first: int, count: int) -> NDArray[np.uint8]:

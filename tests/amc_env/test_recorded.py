@@ -13,7 +13,7 @@ from amc_env.problems import PROBLEMS, make_problem
 from amc_env.recorded import Fit, RecordedProblem, Recording, Surrogate, shipped_recording
 from amc_env.toy import ToyProblem
 
-DATA = os.environ.get("AMC_DATA")
+DATA = os.environ.get("AMC_TEST_DATA")
 NAME, IMAGENET = "resnet56-cifar10-v0", "mobilenet-v2-imagenet-v0"
 
 
@@ -121,7 +121,7 @@ def test_real_evaluation_is_one_argument_away() -> None:
     assert problem.evaluate(plan).reward == pytest.approx(recorded.evaluate(plan).reward, abs=0.015)
 
 
-@pytest.mark.skipif(DATA is None, reason="AMC_DATA names no folder of real data")
+@pytest.mark.skipif(DATA is None, reason="AMC_TEST_DATA names no folder of real data")
 def test_imagenet_too() -> None:
     assert DATA
     images = Path(DATA) / "imagenet_sample"

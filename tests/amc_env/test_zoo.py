@@ -30,8 +30,8 @@ from amc_env.zoo import (
     weights_digest,
 )
 
-DATA = os.environ.get("AMC_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="AMC_DATA names no folder of real data")
+DATA = os.environ.get("AMC_TEST_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="AMC_TEST_DATA names no folder of real data")
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TENSORFLOW = Preprocessing((127.5,), (127.5,), scale=1.0, rotate_180=True)
 

@@ -1,6 +1,6 @@
 """Real layers: AlexNet's FC8 as the authors' simulator gets it, and a SqueezeNet pruned and quantised by the authors.
 
-AMC_EIE_DATA names the folder `data` of github.com/RalphMao/EIE-simulator, AMC_DATA a folder with
+AMC_EIE_DATA names the folder `data` of github.com/RalphMao/EIE-simulator, AMC_TEST_DATA a folder with
 `weights/imagenet_squeezenet1_0_deep_compressed.pt` and `.json`.
 """
 
@@ -22,9 +22,9 @@ from hw.eie.huffman import huffman_size
 from hw.eie.layout import Layout, weight_matrix
 from hw.eie.simulator import ColumnWork, simulate
 
-EIE_DATA, DATA = os.environ.get("AMC_EIE_DATA"), os.environ.get("AMC_DATA")
+EIE_DATA, DATA = os.environ.get("AMC_EIE_DATA"), os.environ.get("AMC_TEST_DATA")
 needs_eie_data = pytest.mark.skipif(EIE_DATA is None, reason="AMC_EIE_DATA names no data of the authors' simulator")
-needs_data = pytest.mark.skipif(DATA is None, reason="AMC_DATA names no folder of real data")
+needs_data = pytest.mark.skipif(DATA is None, reason="AMC_TEST_DATA names no folder of real data")
 
 ROWS, ELEMENTS = 1000, 64
 

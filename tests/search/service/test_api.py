@@ -92,7 +92,7 @@ def test_one_key_makes_one_job(client: TestClient) -> None:
     assert first.json()["id"] == again.json()["id"]
     other = client.post("/api/jobs", json={**SPEC, "evaluations": 6}, headers=key)
     assert other.status_code == 409
-    assert "came with another spec before" in other.json()["detail"]
+    assert "came with another request before" in other.json()["detail"]
 
 
 def test_a_copied_folder_is_a_job_of_its_own(tmp_path: Path) -> None:
