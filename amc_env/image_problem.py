@@ -238,7 +238,7 @@ class ImageProblem(PruningProblem):
                 self.data.calibration,
                 self.data.preprocessing,
                 self._recipe,
-                teacher=self.network if self._recipe.distillation > 0.0 else None,
+                teacher=self.network if self._recipe.needs_teacher else None,
                 device=self.device,
             )
 

@@ -179,7 +179,7 @@ class _Work:
             self.training,
             self.problem.data.preprocessing,
             settings,
-            teacher=self.problem.network if settings.distillation > 0.0 else None,
+            teacher=self.problem.network if settings.needs_teacher else None,
             sparsify=sparsify,
             regularizer=regularizer_of(self.recipe, self.problem),
             checkpoint=checkpoint,

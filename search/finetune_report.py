@@ -32,6 +32,10 @@ def fine_tuning_caption(results: Results, record: FineTuneRecord) -> str:
     parts += ["mirrored images"] if record.flip else []
     if recipe["distillation"]:
         parts.append(f"distillation from the dense network with weight {recipe['distillation']:g}")
+    if hints := recipe.get("hints"):
+        parts.append(f"hints from the dense network's blocks with weight {hints:g}")
+    if mixup := recipe.get("mixup"):
+        parts.append(f"mixup with shares from Beta({mixup:g}, {mixup:g})")
     if penalty := recipe.get("regularizer"):
         parts.append(f"regularizer {penalty['kind']} of strength {penalty['strength']:g}")
     if recipe.get("precision", "float32") != "float32":

@@ -16,7 +16,7 @@ from search.spec_training import Recipe
 class Training(Recipe):
     """How every network is trained from the beginning; the seeds of the spec take the place of `seed`."""
 
-    younger: ClassVar[frozenset[str]] = frozenset({"mixup"})
+    younger: ClassVar[frozenset[str]] = frozenset({"mixup", "hints"})
 
     learning_rate: float = Field(default=0.1, gt=0)
 
@@ -46,8 +46,10 @@ class LotterySection(BaseModel):
     @model_validator(mode="after")
     def _usable(self) -> LotterySection:
         self.settings()
-        if self.training.distillation > 0.0:
-            raise ValueError("training: distillation needs a trained network, and there is none; leave it out")
+        if self.settings().training.needs_teacher:
+            raise ValueError(
+                "training: distillation and hints need a trained network, and there is none; leave them out"
+            )
         return self
 
     def settings(self) -> LotterySettings:

@@ -79,6 +79,7 @@ class Recipe(Part):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     distillation: float = Field(default=0.0, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    hints: float = Field(default=0.0, ge=0)
     mixup: float = Field(default=0.0, ge=0)
     crop_padding: int | None = Field(default=None, ge=0)
     flip: bool | None = None
@@ -108,7 +109,7 @@ class Finetune(Recipe):
         regularizer: a penalty that is added to the loss.
     """
 
-    younger: ClassVar[frozenset[str]] = frozenset({"precision", "mixup", "sparsify", "regularizer"})
+    younger: ClassVar[frozenset[str]] = frozenset({"precision", "mixup", "hints", "sparsify", "regularizer"})
 
     images: Count | None = None
     per: Literal["agent", "trial"] = "agent"

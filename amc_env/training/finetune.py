@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from amc_env.splits import AsTheyAre, Preprocessing, Split, channels_last
 from amc_env.training.augment import augmentation_of
+from amc_env.training.hints import Hints
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.training.regularizers import Penalty, Regularizer
 from amc_env.training.sparsify import Sparsifier, Sparsify
@@ -95,7 +97,7 @@ def fine_tune(
         training: images, and class indices as labels (n,).
         preprocessing: as the network needs it.
         settings: the recipe.
-        teacher: returns the logits that are distilled; needed if `settings.distillation` is above 0.
+        teacher: returns the logits that are distilled, and gives the hints; needed if the recipe has either.
         sparsify: what is removed while it is trained.
         regularizer: is added to the loss.
         first_step: where to begin of the steps that the recipe says, with the learning rate of that step.
@@ -109,8 +111,8 @@ def fine_tune(
             network, or the checkpoint is damaged or of another training.
     """
     check_trainable(training, settings)
-    if settings.distillation > 0.0 and teacher is None:
-        raise ValueError(f"fine-tuning: distillation {settings.distillation:g} needs a teacher, got None")
+    if settings.needs_teacher and teacher is None:
+        raise ValueError("fine-tuning: distillation and hints need a teacher, got None")
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
         teacher.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,7 +163,8 @@ class _Training:
     ) -> None:
         self._network, self._training, self._preprocessing = network, training, preprocessing
         self._settings, self._device = settings, device
-        self._teacher = teacher if settings.distillation > 0.0 else None
+        self._teacher = teacher if settings.needs_teacher else None
+        self._hints = Hints(network, teacher) if settings.hints and teacher is not None else None
         self._augment = augmentation_of(settings, training.images.shape[1:])
         self._generator = torch.Generator().manual_seed(settings.seed)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -208,7 +211,7 @@ class _Training:
         order = torch.randperm(images, generator=self._generator)
         batches = order.tensor_split(self._settings.steps_per_epoch(images))[: self.total - self.step]
         self._network.train()
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._hints or nullcontext():
             torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))  # for dropout
             for batch in batches:
                 self._tighten()
@@ -271,7 +274,8 @@ class _Training:
 
     def _loss(self, images: torch.Tensor, labels: _WeighedLabels) -> torch.Tensor:
         weight, temperature = self._settings.distillation, self._settings.temperature
-        outputs = _logits(self._network(images))
+        returned = self._network(images)
+        outputs = _logits(returned)
         loss = outputs.new_zeros(())
         if weight < 1.0:
             largest = int(labels[0][1].max())
@@ -288,6 +292,8 @@ class _Training:
             learnt = (outputs / temperature).log_softmax(dim=1)
             soft = F.kl_div(learnt, taught, reduction="batchmean", log_target=True)
             loss = loss + weight * temperature**2 * soft
+        if self._hints is not None:
+            loss = loss + self._settings.hints * self._hints.distance(returned)
         return loss
 
     def identity(self) -> str:

@@ -20,6 +20,7 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "warmup_steps": (lambda value: value >= 0, "at least 0"),
     "label_smoothing": (lambda value: 0.0 <= value < 1.0, "a number in [0, 1)"),
     "distillation": (lambda value: 0.0 <= value <= 1.0, "a weight in [0, 1]"),
+    "hints": (lambda value: 0.0 <= value < math.inf, "a number of at least 0"),
     "mixup": (lambda value: 0.0 <= value < math.inf, "a number of at least 0"),
     "temperature": (lambda value: 0.0 < value < math.inf, "a number above 0"),
     "crop_padding": (lambda value: value >= 0, "at least 0"),
@@ -32,7 +33,8 @@ class FineTuneSettings:
     """SGD with momentum for so many epochs, or so many steps.
 
     The loss of a batch is (1 - distillation) * cross entropy with the labels + distillation * T^2 * KL(softmax of the
-    teacher's logits / T || softmax of the logits / T), T the temperature (Hinton et al., arXiv 1503.02531, section 2).
+    teacher's logits / T || softmax of the logits / T), T the temperature (Hinton et al., arXiv 1503.02531, section 2),
+    + hints * the distance of the blocks' outputs from the teacher's (see `amc_env.training.hints`).
 
     Attributes:
         epochs: passes over the training images; or
@@ -49,6 +51,8 @@ class FineTuneSettings:
         label_smoothing: in [0, 1).
         distillation: weight of the teacher in the loss, in [0, 1]; at 1 no labels are needed.
         temperature: of the distillation, above 0.
+        hints: weight of the distance from the teacher's blocks, at least 0; 20 makes it about as large as the
+            distillation of a network that was fitted.
         mixup: above 0, each image of a batch is blended with another one of it, by a share that is drawn for the batch
             from Beta(mixup, mixup); the cross entropies with both labels are weighed alike (Zhang et al., arXiv
             1710.09412, section 2), and the teacher is asked about the blended images (Beyer et al., arXiv 2106.05237,
@@ -74,6 +78,7 @@ class FineTuneSettings:
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    hints: float = 0.0
     mixup: float = 0.0
     crop_padding: int | None = None
     flip: bool | None = None
@@ -93,6 +98,11 @@ class FineTuneSettings:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ValueError(f"{name}: expected {expected}, got {value}")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a trained network is needed that shows what is right."""
+        return self.distillation > 0.0 or self.hints > 0.0
 
     def steps_per_epoch(self, images: int) -> int:
         """Batches of one pass over so many images."""

@@ -87,7 +87,7 @@ def test_interrupted_the_same_command_goes_on(spec: Path, tmp_path: Path, monkey
         ("network={kind: toy}", "network: unknown kind 'toy'"),
         ("lottery.ratio=1.0", "lottery.ratio: "),
         ("lottery.arms=[one_shot]", "lottery: arms: expected ticket, and others of ticket, one_shot, reinitialised"),
-        ("lottery.training.distillation=0.5", "lottery: training: distillation needs a trained network"),
+        ("lottery.training.distillation=0.5", "lottery: training: distillation and hints need a trained network"),
         ("lottery.training.epochs=1", "epochs, steps: expected one of them, such as epochs: 10, got both"),
         ("lottery.rewind=4", "rewind: expected less than the 4 steps, got 4"),
         ("seeds=[1, 1]", "seeds: expected each seed once, got [1, 1]"),

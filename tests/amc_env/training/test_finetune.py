@@ -113,6 +113,47 @@ def test_labels_and_teacher_are_weighed(training: Split, dense: nn.Module) -> No
     assert log.losses == pytest.approx([float(0.75 * hard + 0.25 * 4 * soft)], rel=1e-4)
 
 
+def blocks(width: int) -> nn.Sequential:
+    """Of four blocks, in one of which others lie: of the width depends what the first gives, the last gives logits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(width)
+        return nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, width, 3)),
+            nn.Sequential(
+                nn.Sequential(nn.ReLU(), nn.Conv2d(width, 4, 3)), nn.Sequential(nn.ReLU(), nn.Conv2d(4, 3, 3))
+            ),
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 10)),
+        )
+
+
+def test_hints_are_what_blocks_of_the_same_shape_are_apart_by(training: Split) -> None:
+    pruned, teacher = blocks(5), blocks(8)
+    settings = FineTuneSettings(steps=1, batch=200, hints=7.0, crop_padding=0)
+    log = fine_tune(pruned, training, PIXELS, settings, teacher=teacher)
+    with torch.no_grad():
+        images, expected = PIXELS(training.images), 0.0
+        learnt, taught = blocks(5)[0](images), teacher[0](images)
+        for learner, master in zip(blocks(5)[1], teacher[1], strict=True):
+            learnt, taught = learner(learnt), master(taught)
+            expected += 7.0 / 2 * float((learnt - taught).square().sum() / taught.square().sum())
+        expected += float(F.cross_entropy(blocks(5)(images), torch.from_numpy(training.labels)))
+    assert log.losses == pytest.approx([expected], rel=1e-4)
+    assert not [module for network in (pruned, teacher) for module in network.modules() if module._forward_hooks]
+    assert weights_digest(teacher) == weights_digest(blocks(8))
+
+
+def test_hints_bring_blocks_nearer_to_the_teacher(training: Split) -> None:
+    settings = FineTuneSettings(epochs=4, batch=32, learning_rate=0.002, distillation=1.0)
+    apart = []
+    for hints in (0.0, 5.0):
+        pruned, teacher = blocks(5), blocks(8)
+        fine_tune(pruned, training, PIXELS, replace(settings, hints=hints), teacher=teacher)
+        with torch.no_grad():
+            images = PIXELS(training.images)
+            apart.append(float((pruned[:2](images) - teacher[:2](images)).square().sum()))
+    assert apart[1] < apart[0] / 2
+
+
 class Recorded(nn.Module):
     """A linear classifier that keeps its inputs."""
 
@@ -233,8 +274,11 @@ def test_what_cannot_be_trained_is_refused(training: Split) -> None:
             fine_tune(small(), Split(images, labels, "bad"), PIXELS, RECIPE)
     with pytest.raises(ValueError, match=re.escape("expected labels in 0..9, the network's outputs, got ")):
         fine_tune(small(), Split(images, training.labels + 10, "bad"), PIXELS, RECIPE)
-    with pytest.raises(ValueError, match=r"fine-tuning: distillation 0\.5 needs a teacher, got None"):
-        fine_tune(small(), training, PIXELS, replace(RECIPE, distillation=0.5))
+    for taught in ({"distillation": 0.5}, {"hints": 20.0}):
+        with pytest.raises(ValueError, match="fine-tuning: distillation and hints need a teacher, got None"):
+            fine_tune(small(), training, PIXELS, replace(RECIPE, **taught))
+    with pytest.raises(ValueError, match="fine-tuning: hints need a block, a module made of modules, whose outputs"):
+        fine_tune(small(), training, PIXELS, replace(RECIPE, hints=20.0), teacher=small())
     with pytest.raises(ValueError, match="fine-tuning: no parameter of the network requires gradients"):
         fine_tune(small().requires_grad_(requires_grad=False), training, PIXELS, RECIPE)
     features = nn.Conv2d(1, 10, 3)
