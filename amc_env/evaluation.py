@@ -27,6 +27,7 @@ from amc_env.pruning.sequential import SequentialReconstruction
 from amc_env.pruning.surgery import PruningPlan, apply_plan, check_surgery, make_plan
 from amc_env.settings import EvaluationSettings, PruningSettings
 from amc_env.splits import DataSplits
+from amc_env.training.hints import KeptOfBlocks
 from hw.cost import CostModel
 
 
@@ -118,6 +119,9 @@ class NetworkProblem(ImageProblem):
     def plan(self, widths: Widths) -> PruningPlan:
         """Which indices of which tensors stay when each decision keeps this many units."""
         return make_plan(self.graph, self._kept(widths))
+
+    def kept_of_blocks(self, widths: Widths) -> KeptOfBlocks:
+        return self.graph.kept_of_blocks(self._kept(widths))
 
     def prune(self, widths: Widths) -> nn.Module:
         """The thin network, repaired as the settings say with all calibration images; float32."""

@@ -30,6 +30,7 @@ from amc_env.pruning.trace import trace_channels
 from amc_env.settings import EvaluationSettings, find_device
 from amc_env.splits import DataSplits, Split, channels_last
 from amc_env.training.finetune import check_trainable, fine_tune
+from amc_env.training.hints import KeptOfBlocks
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.weights import weights_digest
 
@@ -85,6 +86,10 @@ class ImageProblem(PruningProblem):
     @abstractmethod
     def prune(self, widths: Widths) -> nn.Module:
         """The pruned network, repaired as the settings say with all calibration images; float32."""
+
+    def kept_of_blocks(self, widths: Widths) -> KeptOfBlocks:
+        """What the pruned network's blocks return of what the dense ones return, where it is less; for hints."""
+        return {}
 
     @abstractmethod
     def plan(self, widths: Widths) -> dict[str, Any]:

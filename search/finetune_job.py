@@ -124,7 +124,9 @@ class _Work:
             before=before, after=None, steps=0, losses=(), seconds=0.0,
         )  # fmt: skip
         try:
-            log = self._fine_tune(network, sparsify, place / "checkpoint.pt", partial(self._report, index, name))
+            log = self._fine_tune(
+                network, widths, sparsify, place / "checkpoint.pt", partial(self._report, index, name)
+            )
         except DivergedError as error:
             record = record.model_copy(update={"error": str(error)})
         else:
@@ -169,6 +171,7 @@ class _Work:
     def _fine_tune(
         self,
         network: nn.Module,
+        widths: Widths,
         sparsify: Sparsify | None,
         checkpoint: Path,
         on_progress: Callable[[TrainingProgress], None],
@@ -180,6 +183,7 @@ class _Work:
             self.problem.data.preprocessing,
             settings,
             teacher=self.problem.network if settings.needs_teacher else None,
+            kept_of_blocks=self.problem.kept_of_blocks(widths),
             sparsify=sparsify,
             regularizer=regularizer_of(self.recipe, self.problem),
             checkpoint=checkpoint,

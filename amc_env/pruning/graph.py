@@ -63,10 +63,20 @@ class PaddingSlice:
 
 
 @dataclass(frozen=True)
+class BlockSlice:
+    """The dimension along which a block, a module made of modules, returns channels."""
+
+    module: str
+    dim: int
+    units: UnitLabels
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """All that surgery, costs and decisions need to know of a network; groups and layers are in forward order.
 
-    `foldable` names the convolutions and the batch norms that alone see their outputs.
+    `foldable` names the convolutions and the batch norms that alone see their outputs; `blocks` are those that return
+    one tensor whose channels are followed.
     """
 
     layers: tuple[LayerShape, ...]
@@ -76,6 +86,7 @@ class ChannelGraph:
     slices: tuple[TensorSlice, ...]
     paddings: tuple[PaddingSlice, ...]
     foldable: tuple[tuple[str, str], ...]
+    blocks: tuple[BlockSlice, ...] = ()
 
     def first_layer(self, group: ChannelGroup) -> int:
         """Index of a convolution or linear layer before which nothing depends on how many units of the group stay."""
@@ -86,6 +97,12 @@ class ChannelGraph:
             if ((units >= first) & (units < last)).any():
                 index = min(index, padding.layers - 1)
         return max((i for i in range(index + 1) if self.layers[i].op in ("conv", "linear")), default=0)
+
+    def kept_of_blocks(self, kept: KeptUnits) -> dict[str, tuple[int, list[int]]]:
+        """Which indices, of which dimension, stay of the blocks' outputs; blocks that stay whole are not named."""
+        mask = self.keep_mask(kept)
+        stays = {block.module: (block.dim, mask[block.units]) for block in self.blocks}
+        return {name: (dim, np.flatnonzero(mask).tolist()) for name, (dim, mask) in stays.items() if not mask.all()}
 
     def keep_mask(self, kept: KeptUnits) -> NDArray[np.bool_]:
         """For each unit whether it stays; indexed with unit labels (the last entry answers for FIXED)."""

@@ -61,7 +61,7 @@ def trace_layers(network: nn.Module, example: torch.Tensor) -> ChannelGraph:
 
 
 def _traced(network: nn.Module, example: torch.Tensor, tracer: _Tracer) -> ChannelGraph:
-    with torch.no_grad(), _module_names(network, tracer.module_stack), tracer:
+    with torch.no_grad(), _module_names(network, tracer), tracer:
         output = network(example)
     for tensor in tree_leaves(output):
         if isinstance(tensor, torch.Tensor) and (channels := tracer.channels_of(tensor)) is not None:
@@ -132,6 +132,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._pointwise([leaf for leaf in tree_leaves(args) if _is_tensor(leaf)], result)
         else:
             raise self.refusal(f"operation '{name}' on channels is not supported")
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """The module that is running is done."""
+        name = self.module_stack.pop()
+        channels = self.channels_of(output) if _is_tensor(output) else None
+        if name and channels is not None and any(True for _ in module.children()):
+            self.units.blocks[name] = (channels.dim, channels.atoms)
 
     def _note_order(self, name: str) -> None:
         """Which operations run between one layer and the next: they share the layer's entry in a latency table."""
@@ -430,16 +437,12 @@ def _named_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 @contextmanager
-def _module_names(network: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the name of the module that is running on top of `stack`."""
-
-    def leave(*_: Any) -> None:
-        stack.pop()
-
+def _module_names(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
+    """Keep the name of the module that is running on top of the tracer's stack."""
     handles = []
     for name, module in network.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-        handles.append(module.register_forward_hook(leave))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: tracer.module_stack.append(name)))
+        handles.append(module.register_forward_hook(lambda module, _, output: tracer.leave(module, output)))
     try:
         yield
     finally:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from amc_env.pruning.graph import FIXED, ChannelGraph, ChannelGroup, IntArray, PaddingSlice, TensorSlice, UnitLabels
+from amc_env.pruning.graph import (
+    FIXED,
+    BlockSlice,
+    ChannelGraph,
+    ChannelGroup,
+    IntArray,
+    PaddingSlice,
+    TensorSlice,
+    UnitLabels,
+)
 from hw.layers import LayerShape
 
 
@@ -27,6 +36,7 @@ class UnitFinder:
 
     paddings: list[Padding] = field(default_factory=list)
     foldable: list[tuple[str, str]] = field(default_factory=list)
+    blocks: dict[str, tuple[int, IntArray]] = field(default_factory=dict)  # dimension and atoms of what they return
     followers: list[list[str]] = field(default_factory=list)  # of each convolution or linear layer
     _parent: list[int] = field(default_factory=list)
     _producer: list[str | None] = field(default_factory=list)
@@ -98,6 +108,7 @@ class UnitFinder:
             ),
             paddings=tuple(PaddingSlice(p.module, labels(p.before), labels(p.after), p.layers) for p in self.paddings),
             foldable=tuple(self.foldable),
+            blocks=tuple(BlockSlice(name, dim, labels(atoms)) for name, (dim, atoms) in self.blocks.items()),
         )
 
     def _followed_layers(self) -> tuple[LayerShape, ...]:

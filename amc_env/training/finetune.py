@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from amc_env.splits import AsTheyAre, Preprocessing, Split, channels_last
 from amc_env.training.augment import augmentation_of
-from amc_env.training.hints import Hints
+from amc_env.training.hints import Hints, KeptOfBlocks
 from amc_env.training.recipe import FineTuneSettings
 from amc_env.training.regularizers import Penalty, Regularizer
 from amc_env.training.sparsify import Sparsifier, Sparsify
@@ -80,6 +80,7 @@ def fine_tune(
     settings: FineTuneSettings,
     *,
     teacher: nn.Module | None = None,
+    kept_of_blocks: KeptOfBlocks | None = None,
     sparsify: Sparsify | None = None,
     regularizer: Regularizer | None = None,
     first_step: int = 0,
@@ -98,6 +99,8 @@ def fine_tune(
         preprocessing: as the network needs it.
         settings: the recipe.
         teacher: returns the logits that are distilled, and gives the hints; needed if the recipe has either.
+        kept_of_blocks: what a network with fewer channels keeps of the teacher's blocks, for hints; see
+            `amc_env.training.hints.Hints`.
         sparsify: what is removed while it is trained.
         regularizer: is added to the loss.
         first_step: where to begin of the steps that the recipe says, with the learning rate of that step.
@@ -116,7 +119,7 @@ def fine_tune(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
         teacher.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Training(network, training, preprocessing, settings, teacher, torch.device(device))
+    run = _Training(network, training, preprocessing, settings, teacher, kept_of_blocks, torch.device(device))
     run.change(sparsify, regularizer, first_step)
     identity = "" if checkpoint is None else run.identity()
     if checkpoint is not None and checkpoint.exists():
@@ -159,12 +162,13 @@ class _Training:
         preprocessing: Preprocessing | AsTheyAre,
         settings: FineTuneSettings,
         teacher: nn.Module | None,
+        kept_of_blocks: KeptOfBlocks | None,
         device: torch.device,
     ) -> None:
         self._network, self._training, self._preprocessing = network, training, preprocessing
         self._settings, self._device = settings, device
         self._teacher = teacher if settings.needs_teacher else None
-        self._hints = Hints(network, teacher) if settings.hints and teacher is not None else None
+        self._hints = Hints(network, teacher, kept_of_blocks) if settings.hints and teacher is not None else None
         self._augment = augmentation_of(settings, training.images.shape[1:])
         self._generator = torch.Generator().manual_seed(settings.seed)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -183,6 +187,7 @@ class _Training:
         self.losses: list[float] = []
         self.seconds = 0.0
         self._changes: list[object] = []
+        self._kept_of_blocks = kept_of_blocks
         self._sparsifier: Sparsifier | None = None
         self._penalty: Penalty | None = None
 
@@ -300,7 +305,7 @@ class _Training:
         """Tells this training from others, as long as it has not begun."""
         networks = [self._network] if self._teacher is None else [self._network, self._teacher]
         parts: list[object] = [_VERSION, self._settings, self._preprocessing, self._training.digest()]
-        parts += [*map(weights_digest, networks), *self._changes]
+        parts += [*map(weights_digest, networks), *self._changes, self._kept_of_blocks]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def save(self, path: Path, identity: str) -> None:

@@ -115,6 +115,24 @@ def test_a_job_shows_its_winners_before_and_after(spec: Path, tmp_path: Path) ->
     assert "all trials are finished, nothing to resume" in amc("resume", job).output
 
 
+def test_hints_of_blocks_that_lost_channels_and_mixup_are_said(spec: Path, tmp_path: Path) -> None:
+    losses = []
+    for hints in (0, 20):
+        job = tmp_path / f"hints-{hints}"
+        recipe = (
+            f"finetune={{steps: 8, batch: 64, images: 600, distillation: 1, hints: {hints}, mixup: 0.5, threads: 1}}"
+        )
+        outcome = amc(
+            "run", spec, "--out", job, "--set", recipe, "--set", "agents=[{kind: uniform}]", "--set", "seeds=[0]"
+        )
+        assert outcome.exit_code == 0, outcome.output
+        losses.append(tuned(job).winners[0].losses[0])
+        report = (job / "report.html").read_text()
+        assert ("hints from the dense network&#x27;s blocks with weight 20" in report) == (hints > 0)
+        assert "mixup with shares from Beta(0.5, 0.5)" in report
+    assert losses[1] > losses[0] + 5  # every block has lost channels, and is compared all the same
+
+
 def test_an_exported_winner_has_the_trained_weights(spec: Path, tmp_path: Path) -> None:
     job, out = tmp_path / "job", tmp_path / "out"
     assert amc("run", spec, "--out", job, "--set", "finetune.dense=false").exit_code == 0

@@ -94,6 +94,36 @@ def test_removing_equals_masking_and_costs_are_recounted_exactly(name: str) -> N
     )
 
 
+def outputs_of_modules(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    outputs: dict[str, torch.Tensor] = {}
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output.clone()}))
+    with torch.no_grad():
+        network(images)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "narrower"),
+    # resnet18: 8 blocks, 4 stages, 3 shortcuts; mobilenet_v2: 19 features, of 17 their sequences with 33 convolutions,
+    # and both ends; densenet121: 58 layers, 4 blocks, 3 transitions, and all
+    [("resnet18", 15, 15), ("mobilenet_v2", 71, 70), ("densenet121", 66, 65), ("cifar_resnet20", 12, 12)],
+)
+def test_blocks_return_the_channels_that_the_graph_says(name: str, blocks: int, narrower: int) -> None:
+    network, images = own_network(name)
+    randomised(network)
+    graph = trace_channels(network, images)
+    kept = random_units(graph, seed=2)
+    masked = outputs_of_modules(mask_network(network, graph, kept), images)
+    pruned = outputs_of_modules(prune_network(network, graph, kept), images)
+    left = graph.kept_of_blocks(kept)
+    assert (len(graph.blocks), len(left)) == (blocks, narrower)
+    for block in graph.blocks:
+        dim, indices = left.get(block.module, (block.dim, list(range(len(block.units)))))
+        expected = masked[block.module].index_select(dim, torch.tensor(indices))
+        torch.testing.assert_close(pruned[block.module], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "squeezenet1_1"])
 def test_groups_are_those_of_torch_pruning(name: str) -> None:
     """An oracle: the layers whose outputs go together, where both tools decide per channel."""

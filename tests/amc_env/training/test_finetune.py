@@ -142,6 +142,21 @@ def test_hints_are_what_blocks_of_the_same_shape_are_apart_by(training: Split) -
     assert weights_digest(teacher) == weights_digest(blocks(8))
 
 
+def test_hints_are_of_the_channels_that_are_left(training: Split) -> None:
+    pruned, teacher = blocks(5), blocks(8)
+    settings = FineTuneSettings(steps=1, batch=200, hints=7.0, crop_padding=0)
+    left = {"0": (1, [0, 2, 3, 5, 7])}
+    some = fine_tune(pruned, training, PIXELS, settings, teacher=teacher, kept_of_blocks=left)
+    with torch.no_grad():
+        images = PIXELS(training.images)
+        taught = teacher[0](images)[:, left["0"][1]]
+        first = float((blocks(5)[0](images) - taught).square().sum() / taught.square().sum())
+    others = fine_tune(blocks(5), training, PIXELS, settings, teacher=teacher)
+    hard = fine_tune(blocks(5), training, PIXELS, replace(settings, hints=0.0))
+    expected = hard.losses[0] + (7.0 * first + 2 * (others.losses[0] - hard.losses[0])) / 3
+    assert some.losses == pytest.approx([expected], rel=1e-4)
+
+
 def test_hints_bring_blocks_nearer_to_the_teacher(training: Split) -> None:
     settings = FineTuneSettings(epochs=4, batch=32, learning_rate=0.002, distillation=1.0)
     apart = []
@@ -277,7 +292,9 @@ def test_what_cannot_be_trained_is_refused(training: Split) -> None:
     for taught in ({"distillation": 0.5}, {"hints": 20.0}):
         with pytest.raises(ValueError, match="fine-tuning: distillation and hints need a teacher, got None"):
             fine_tune(small(), training, PIXELS, replace(RECIPE, **taught))
-    with pytest.raises(ValueError, match="fine-tuning: hints need a block, a module made of modules, whose outputs"):
+    with pytest.raises(
+        ValueError, match="fine-tuning: hints need a block, a module made of modules, that returns channels"
+    ):
         fine_tune(small(), training, PIXELS, replace(RECIPE, hints=20.0), teacher=small())
     with pytest.raises(ValueError, match="fine-tuning: no parameter of the network requires gradients"):
         fine_tune(small().requires_grad_(requires_grad=False), training, PIXELS, RECIPE)
