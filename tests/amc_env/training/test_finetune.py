@@ -289,9 +289,9 @@ def test_what_cannot_be_trained_is_refused(training: Split) -> None:
             fine_tune(small(), Split(images, labels, "bad"), PIXELS, RECIPE)
     with pytest.raises(ValueError, match=re.escape("expected labels in 0..9, the network's outputs, got ")):
         fine_tune(small(), Split(images, training.labels + 10, "bad"), PIXELS, RECIPE)
-    for taught in ({"distillation": 0.5}, {"hints": 20.0}):
+    for settings in (replace(RECIPE, distillation=0.5), replace(RECIPE, hints=20.0)):
         with pytest.raises(ValueError, match="fine-tuning: distillation and hints need a teacher, got None"):
-            fine_tune(small(), training, PIXELS, replace(RECIPE, **taught))
+            fine_tune(small(), training, PIXELS, settings)
     with pytest.raises(
         ValueError, match="fine-tuning: hints need a block, a module made of modules, that returns channels"
     ):
