@@ -12,10 +12,13 @@ const BUDGETS = {
   latency_ms: ["Latency", "milliseconds on the server's machine, or of the table"],
 };
 const GRANULARITIES = ["channel", "fine_grained", "2:4", "4x1", "vector", "kernel", "filter"];
+const BEGUN = ["succeeded", "running", "failed", "cancelled", "interrupted"].map((state) => `state=${state}`).join("&");
 const RUNTIMES = ["onnxruntime", "torch", "torch.compile", "cuda"];
 
 export async function submitView(_, signal) {
-  const form = new Form(await request("/api/models", { signal }), signal);
+  const [known, { jobs }] = await Promise.all(
+    ["/api/models", `/api/jobs?limit=100&${BEGUN}`].map((path) => request(path, { signal })));
+  const form = new Form({ ...known, jobs }, signal);
   form.check().catch(quietly);
   return form.element;
 }
@@ -30,7 +33,7 @@ class Form {
   }
 
   build() {
-    const { models, agents } = this.known;
+    const { models, agents, jobs } = this.known;
     this.name = input({ value: "search", spellcheck: "false", autocomplete: "off" });
     this.model = select(models.map(({ name }) => name));
     this.data = select([]);
@@ -58,6 +61,9 @@ class Form {
     [this.roundTo, this.maxRatio] = [input({ placeholder: "8" }), input({ placeholder: "0.8" })];
     this.fidelity = select(["", "sequential", "prefix", "magnitude"]);
     this.objective = select(["", "top1", "top5", "cross_entropy", "agreement"]);
+
+    this.earlier = select([]);
+    offer(this.earlier, [["", "none"], ...jobs.map(({ id, name }) => [id, `${name}, ${id}`])]);
 
     this.latency = h("div", { class: "row" },
       this.field("budget.table", "Table", this.table, "one that is here, or measured by the job first"),
@@ -101,7 +107,9 @@ class Form {
     this.element = h("div", { class: "submit-page" },
       h("header", { class: "head" }, h("h1", {}, "New search")), this.form,
       h("aside", { "aria-label": "Spec" }, h("section", {}, h("h2", {}, "The spec"), this.verdict, this.preview,
-        this.text, this.faults, h("p", { class: "buttons" }, this.button, this.editing),
+        this.text, jobs.length > 0
+          && this.field("known", "Take over the evaluations of", this.earlier, "a job of the same problem"),
+        this.faults, h("p", { class: "buttons" }, this.button, this.editing),
         h("p", { class: "caption" },
           "The same as a file runs with ", h("code", {}, "amc run"), " or ", h("code", {}, "amc submit"), "."))));
     this.showChoices();
@@ -253,7 +261,8 @@ class Form {
       if (!(await this.check())) return this.focusFault();
       const { sent } = this;
       const headers = { ...sent.headers, "Idempotency-Key": this.key };
-      const job = await request("/api/jobs", { ...sent, headers });
+      const earlier = this.earlier.value && `?${new URLSearchParams({ known: this.earlier.value })}`;
+      const job = await request(`/api/jobs${earlier}`, { ...sent, headers });
       location.hash = `#/jobs/${encodeURIComponent(job.id)}`;
     } catch (error) {
       quietly(error);
