@@ -45,7 +45,6 @@ class LotterySection(BaseModel):
 
     @model_validator(mode="after")
     def _usable(self) -> LotterySection:
-        self.settings()
         if self.settings().training.needs_teacher:
             raise ValueError(
                 "training: distillation and hints need a trained network, and there is none; leave them out"

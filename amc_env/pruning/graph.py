@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from hw.layers import LayerShape
 
@@ -62,9 +63,14 @@ class PaddingSlice:
     layers: int
 
 
+def is_block(name: str, module: nn.Module) -> bool:
+    """Whether the module of this name is made of modules, and not the whole network."""
+    return name != "" and any(True for _ in module.children())
+
+
 @dataclass(frozen=True)
 class BlockSlice:
-    """The dimension along which a block, a module made of modules, returns channels."""
+    """The dimension along which a block returns channels; see `is_block`."""
 
     module: str
     dim: int
@@ -86,7 +92,7 @@ class ChannelGraph:
     slices: tuple[TensorSlice, ...]
     paddings: tuple[PaddingSlice, ...]
     foldable: tuple[tuple[str, str], ...]
-    blocks: tuple[BlockSlice, ...] = ()
+    blocks: tuple[BlockSlice, ...]
 
     def first_layer(self, group: ChannelGroup) -> int:
         """Index of a convolution or linear layer before which nothing depends on how many units of the group stay."""
@@ -101,8 +107,11 @@ class ChannelGraph:
     def kept_of_blocks(self, kept: KeptUnits) -> dict[str, tuple[int, list[int]]]:
         """Which indices, of which dimension, stay of the blocks' outputs; blocks that stay whole are not named."""
         mask = self.keep_mask(kept)
-        stays = {block.module: (block.dim, mask[block.units]) for block in self.blocks}
-        return {name: (dim, np.flatnonzero(mask).tolist()) for name, (dim, mask) in stays.items() if not mask.all()}
+        return {
+            block.module: (block.dim, np.flatnonzero(mask[block.units]).tolist())
+            for block in self.blocks
+            if not mask[block.units].all()
+        }
 
     def keep_mask(self, kept: KeptUnits) -> NDArray[np.bool_]:
         """For each unit whether it stays; indexed with unit labels (the last entry answers for FIXED)."""

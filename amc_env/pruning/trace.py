@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from amc_env.pruning.graph import ChannelGraph, IntArray
+from amc_env.pruning.graph import ChannelGraph, IntArray, is_block
 from amc_env.pruning.units import UnitFinder
 from hw.layers import LayerShape
 
@@ -137,7 +137,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The module that is running is done."""
         name = self.module_stack.pop()
         channels = self.channels_of(output) if _is_tensor(output) else None
-        if name and channels is not None and any(True for _ in module.children()):
+        if channels is not None and is_block(name, module):
             self.units.blocks[name] = (channels.dim, channels.atoms)
 
     def _note_order(self, name: str) -> None:

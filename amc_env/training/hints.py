@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc_env.pruning.graph import is_block
+
 #: dimension and indices of what is left of the outputs of blocks, by the blocks' names
 KeptOfBlocks = Mapping[str, tuple[int, Sequence[int]]]
 
@@ -39,7 +41,7 @@ class Hints:
     def __enter__(self) -> None:
         for network, seen in zip(self._networks, self._seen, strict=True):
             for name, module in network.named_modules():
-                if name and any(True for _ in module.children()):
+                if is_block(name, module):
                     self._hooks.append(module.register_forward_hook(partial(_note, seen, name)))
 
     def __exit__(self, *_: object) -> None:

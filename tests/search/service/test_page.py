@@ -226,6 +226,15 @@ def evaluations_pass(page: Page, count: int) -> None:
     )
 
 
+def cancel_and_delete(page: Page) -> None:
+    """Of the job that the page shows."""
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".standing-line .state")).to_have_class("state cancelled")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("h1")).to_have_text("Jobs")
+
+
 def test_the_list_is_filtered_sorted_and_left_by_keyboard(page: Page, site: Site) -> None:
     open_list(page, site)
     rows = page.locator(".jobs tbody tr")
@@ -283,11 +292,7 @@ def test_the_form_shows_the_spec_and_its_faults_where_they_are(page: Page, site:
     page.get_by_role("button", name="Start the search").press("Enter")
     expect(page.locator("h1")).to_have_text("from-the-form")
     expect(page.locator(".job-head .facts")).to_contain_text("budget size ≤ 40.0")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".standing-line .state")).to_have_class("state cancelled")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Delete").click()
-    expect(page.locator("h1")).to_have_text("Jobs")
+    cancel_and_delete(page)
     expect(page.get_by_role("link", name="from-the-form")).to_have_count(0)
 
 
@@ -302,11 +307,7 @@ def test_the_form_takes_over_the_evaluations_of_a_job(page: Page, site: Site) ->
         page.get_by_role("button", name="Start the search").click()
     assert asked.value.url == f"{site.url}/api/jobs?known=first"
     expect(page.locator("h1")).to_have_text("more")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".standing-line .state")).to_have_class("state cancelled")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Delete").click()
-    expect(page.locator("h1")).to_have_text("Jobs")
+    cancel_and_delete(page)
 
 
 def test_the_form_takes_a_pattern_of_weights(page: Page, site: Site) -> None:
@@ -337,11 +338,7 @@ def test_the_spec_is_edited_as_text_and_back(page: Page, site: Site) -> None:
     expect(text).to_be_visible()
     page.get_by_role("button", name="Start the search").click()
     expect(page.locator("h1")).to_have_text("typed")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".standing-line .state")).to_have_class("state cancelled")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Delete").click()
-    expect(page.locator("h1")).to_have_text("Jobs")
+    cancel_and_delete(page)
 
 
 def test_weights_are_uploaded_and_chosen(page: Page, site: Site, tmp_path: Path) -> None:
