@@ -320,16 +320,19 @@ def _conclude(results: Results, folder: Path) -> None:
 
 
 def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
-    """The table; for people also what it comes to, what to know before believing it, and what its scores are of."""
-    from search.standing import few_seeds, standing
+    """The table; for people also what the report says: outcome, standing, caveats, and what the scores are of."""
+    from search.standing import standing
     from search.tables import compare as compare_results
-    from search.tables import format_rows
-    from search.verdict import held_note, score_note
+    from search.tables import format_rows, told_apart
+    from search.verdict import caveats, score_note, verdict
 
     click.echo(format_rows(compare_results(jobs), form), nl=False)  # type: ignore[arg-type]
     if form in ("csv", "json"):
         return
-    for line in dict.fromkeys([*standing(jobs), few_seeds(jobs), *map(held_note, jobs), *map(score_note, jobs)]):
+    named = [("" if len(jobs) == 1 else f"{job.name}: ", job) for job in told_apart(jobs)]
+    outcomes = [f"{name}{verdict(job)}" for name, job in named]
+    doubts = [f"{name}{line}" for name, job in named for line in caveats(job)]
+    for line in dict.fromkeys([*outcomes, *standing(jobs), *doubts, *map(score_note, jobs)]):
         if line:
             click.echo(f"\n{line}")
 

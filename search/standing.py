@@ -37,9 +37,9 @@ def standing(jobs: Sequence[Results]) -> list[str]:
     return [_lead(jobs[0], leader, rivals), _expense([leader, *rivals])]
 
 
-def few_seeds(jobs: Sequence[Results]) -> str:
+def few_seeds(results: Results) -> str:
     """A warning of searching agents with fewer than five seeds; "" if there are none."""
-    searching = [entrant for entrant in ranked(joined_trials(jobs)) if not entrant.errors.constant]
+    searching = [entrant for entrant in ranked(results.trials) if not entrant.errors.constant]
     few = {entrant.name: len(entrant.errors.values) for entrant in searching}
     few = {name: count for name, count in few.items() if count < _ENOUGH_SEEDS}
     if not few:

@@ -58,7 +58,7 @@ def caveats(results: Results) -> list[str]:
         _known(results),
         *_latency_caveats(results),
         *(_infeasible(results, agent) for agent in agents_of(results)),
-        few_seeds([results]),
+        few_seeds(results),
         _sampling(results),
         held_note(results),
     ]

@@ -18,6 +18,7 @@ from search.cli import _Lines, main
 from search.cli_errors import clear_errors
 from search.job import load_results
 from search.progress import FineTuneProgress, TrialProgress
+from search.verdict import caveats, score_note, verdict
 from tests.search.conftest import comparable
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -292,12 +293,14 @@ def test_compare_formats(spec: Path, tmp_path: Path) -> None:
     assert "uniform" in amc("compare", tmp_path / "a").stdout
 
 
-def test_the_sentence_stands_below_the_table_and_not_in_files(spec: Path, tmp_path: Path) -> None:
+def test_what_the_report_says_stands_below_the_table_and_not_in_files(spec: Path, tmp_path: Path) -> None:
     job = tmp_path / "job"
     best = "is the best agent at this budget"
     assert best in amc("run", spec, "--out", job).stdout
     shown = amc("show", job).stdout
     assert best in shown
+    results = load_results(job)
+    assert all(f"\n{line}\n" in shown for line in [verdict(results), *caveats(results), score_note(results)] if line)
     assert "Evaluations (distinct ones) and time of a seed: " in shown
     assert "Fewer than 5 seeds: random 2." in shown
     for form in ("table", "md"):
@@ -313,6 +316,8 @@ def test_jobs_of_one_problem_are_compared_with_each_other_and_others_not(spec: P
     together = amc("compare", tmp_path / "a", tmp_path / "b").stdout
     assert "(a) is the best agent" in together
     assert "(b), the runner-up" in together
+    for name in ("a", "b"):
+        assert f"\n{name}: {verdict(load_results(tmp_path / name))}\n" in together
     apart = amc("compare", tmp_path / "a", tmp_path / "c").stdout
     assert "Agents of different jobs are not compared, for these differ in: budget." in apart
     assert apart.count("is the best agent at this budget") == 2

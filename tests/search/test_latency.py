@@ -232,6 +232,7 @@ def test_a_job_without_a_table_measures_one(tmp_path: Path) -> None:
     result = amc("run", tmp_path / "spec.yaml", "--out", tmp_path / "job")
     assert result.exit_code == 0, result.output
     assert "measuring latency: 0/12 networks" in result.output
+    assert "Measured end to end it takes" in result.output
     assert load_table(tmp_path / "job" / "latency.json").conditions.batch == 64
     assert not (tmp_path / "job" / "latency.journal").exists()
 

@@ -107,7 +107,7 @@ def test_the_verdict_names_the_winner_its_costs_and_uniform(toy_results: ToyResu
         f"random found the best policy: 84.1 % on the test split at {cost} of the MACs, 3.2 points above uniform; "
         "the dense network has 97.0 %."
     )
-    assert caveats(results) == [few_seeds([results])]
+    assert caveats(results) == [few_seeds(results)]
 
 
 @pytest.mark.parametrize(("accuracy", "said"), [(0.80, "level with uniform"), (0.788, "1.2 points below uniform")])
@@ -308,7 +308,7 @@ def test_a_network_that_does_not_classify_is_reported_by_its_errors(
     assert "metrics:boxes 0.75 on the test split" in verdict(worse)
     assert "0.25 above uniform; the dense" in verdict(worse)
     assert "level with uniform" in verdict(with_test_error(results, "random", 0.5))
-    assert caveats(results) == [few_seeds([results])]
+    assert caveats(results) == [few_seeds(results)]
     page = Page(render_report(results))
     assert page.open == []
     assert "metrics:boxes against MACs" in page.text

@@ -149,11 +149,11 @@ def test_errors_are_compared_where_the_network_does_not_classify(job: Job, not_c
 
 
 def test_few_seeds_are_warned_of(job: Job) -> None:
-    assert few_seeds([job(BEST, UNIFORM)]) == ""
-    assert few_seeds([job(BEST, NEXT[:3], UNIFORM)]).startswith(
+    assert few_seeds(job(BEST, UNIFORM)) == ""
+    assert few_seeds(job(BEST, NEXT[:3], UNIFORM)).startswith(
         "Fewer than 5 seeds: ddpg 3. A 95 % interval over so few holds the truth less often: of 3 seeds "
     )
-    assert few_seeds([job(BEST[:1], UNIFORM)]) == "Fewer than 5 seeds: local_search 1."
+    assert few_seeds(job(BEST[:1], UNIFORM)) == "Fewer than 5 seeds: local_search 1."
 
 
 def test_agents_of_jobs_on_the_same_problem_are_compared_by_name_and_job(job: Job) -> None:
