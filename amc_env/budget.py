@@ -19,7 +19,7 @@ class InfeasibleBudgetError(ValueError):
         super().__init__(
             f"budget {cost} <= {_amount(limit)} {unit} cannot be met: the smallest reachable {cost} is "
             f"{_amount(smallest)} {unit} ({smallest / dense:.1%} of the dense network's {_amount(dense)}). "
-            f"Raise the budget to at least that, raise max_ratio, keep fewer layers whole, or lower round_to if it is set."
+            f"Raise the budget to at least that, raise max_ratio, keep fewer layers, or lower round_to if it is set."
         )
 
 
