@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from amc_env.problem import PruningProblem, Score, Widths
+from hw.cost import SPARSE_LATENCY
 from hw.files import write_atomically
+from hw.latency_table import LatencyTable
 from search.errors import UserError
 from search.results import DecisionRecord, Record, Results
 from search.spec_models import Spec
@@ -119,7 +121,7 @@ def join_known(problem: Mapping[str, str], sources: Iterable[tuple[Path, Known]]
     """
     records: dict[Widths, KnownRecord] = {}
     for path, known in sources:
-        different = [name for name, value in problem.items() if known.problem.get(name) != value]
+        different = [name for name in {**problem, **known.problem} if known.problem.get(name) != problem.get(name)]
         if different:
             raise KnownError(
                 f"{path}: its evaluations are of another problem, which differs in: {', '.join(different)}; expected a "
@@ -146,12 +148,22 @@ def problem_of_spec(
         release: of this package.
 
     Raises:
-        KnownError: which images are scored follows from a table of latencies that is yet to be measured.
+        KnownError: a score may follow from more than can be told before the job.
     """
-    if spec.evaluation.hard_images is not None and any(cost not in ("macs", "size") for cost in spec.limits):
+    evaluation, given = spec.evaluation, "so no earlier evaluations can be taken over; leave out --known"
+    if evaluation.hard_images is not None and {LatencyTable.name, SPARSE_LATENCY} & set(spec.limits):
         raise KnownError(
-            "evaluation.hard_images: the images are chosen by a plan at the budget, which on latency depends on what "
-            "is measured, so no earlier evaluations can be taken over; leave out --known, or hard_images"
+            f"evaluation.hard_images: the images are chosen by a plan at the budget, which on latency depends on what "
+            f"is measured, {given}, or hard_images"
+        )
+    if evaluation.stop_early:
+        raise KnownError(
+            f"evaluation.stop_early: how far a plan is scored depends on those before it, {given}, or stop_early"
+        )
+    if ":" in evaluation.objective:
+        raise KnownError(
+            f"evaluation.objective {evaluation.objective!r}: nobody knows whether a function of one's own still is "
+            f"what it was, {given}"
         )
     return _hashed(spec.content(), decisions, identity["data_digest"], identity["weights_digest"], release)
 
@@ -168,6 +180,8 @@ def _hashed(
         "budget": spec.get("budget") if evaluation.get("hard_images") else None,
         "release": release,
     }
+    if spec.get("storage"):  # a codebook changes the weights
+        parts["storage"] = spec["storage"]
     return {name: hashlib.sha256(_canonical(part)).hexdigest() for name, part in parts.items()}
 
 

@@ -136,7 +136,7 @@ def _problem(job: Results) -> dict[str, Any]:
         "weights": job.weights_digest,
         "network": (network, job.decisions, job.dense.costs),
         "budget": job.budgets,
-        **{part: job.spec.get(part) for part in ("pruning", "evaluation", "reward")},
+        **{part: job.spec.get(part) for part in ("pruning", "storage", "evaluation", "reward")},
     }
 
 

@@ -158,6 +158,56 @@ def test_hard_images_that_follow_from_measured_latencies_are_refused(tmp_path: P
     assert "leave out --known, or hard_images" in " ".join(outcome.stderr.split())
 
 
+def test_activations_are_counted_and_not_measured(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(DIGITS.replace("macs: 50%", "activations: 90%"))
+    run(spec, tmp_path / "first", "--set", "evaluation.hard_images=30")
+    run(spec, tmp_path / "second", "--set", "evaluation.hard_images=30", "--known", tmp_path / "first")
+    assert load_results(tmp_path / "second").known > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "evaluation.stop_early=true",
+            "evaluation.stop_early: how far a plan is scored depends on those before it, so no earlier evaluations can "
+            "be taken over; leave out --known, or stop_early",
+        ),
+        (
+            "evaluation.objective=losses:mine",
+            "evaluation.objective 'losses:mine': nobody knows whether a function of one's own still is what it was, so "
+            "no earlier evaluations can be taken over; leave out --known",
+        ),
+    ],
+)
+def test_scores_that_follow_from_more_than_the_problem_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(DIGITS)
+    (tmp_path / "losses.py").write_text(
+        "def mine(outputs, labels, dense):\n    return (outputs - dense).square().mean(1)\n"
+    )
+    (tmp_path / "known.jsonl").write_text('{"version":1,"problem":{}}\n')
+    outcome = amc("run", spec, "--set", change, "--known", tmp_path / "known.jsonl", "--out", tmp_path / "job")
+    assert outcome.exit_code == 2
+    assert message in " ".join(outcome.stderr.split())
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_codebook_makes_another_problem(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(DIGITS.replace("macs: 50%", "size: 20%"))
+    weights = ("--set", "pruning={granularity: fine_grained}", "--set", "evaluation={fidelity: prefix}")
+    run(spec, tmp_path / "first", *weights, "--set", "storage={format: eie}")
+    shared = (*weights, "--set", "storage={format: eie, codebook: 16}")
+    outcome = amc("run", spec, *shared, "--known", tmp_path / "first", "--out", tmp_path / "second")
+    assert outcome.exit_code == 2
+    assert "which differs in: storage;" in " ".join(outcome.stderr.split())
+    run(spec, tmp_path / "second", *shared)
+    compared = amc("compare", tmp_path / "first", tmp_path / "second").stdout
+    assert "not compared, for these differ in: storage." in compared
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"version":1,"problem":{}}\n{"widths":[1]}\n', "\x00\xff"])
 def test_a_damaged_file_is_named(spec: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "known.jsonl"
