@@ -368,7 +368,7 @@ def _corrected(job: _Job, folder: Path, results: Results) -> _Job | None:
         problem = build_problem(job.spec, job.data, table)
     except InfeasibleBudgetError:
         return None  # the report says that the budget is missed
-    put_aside(folder, missed)
+    put_aside(folder, missed, job.table)
     return replace(job, problem=problem, table=finish_refinement(folder, job.table, job.problem))
 
 

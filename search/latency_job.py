@@ -205,13 +205,17 @@ def refinements(folder: Path) -> tuple[RefinementRecord, ...]:
     return tuple(RefinementRecord.model_validate_json(file.read_text()) for file in files)
 
 
-def put_aside(folder: Path, missed: TimedPolicyRecord) -> None:
+def put_aside(folder: Path, missed: TimedPolicyRecord, table: LatencyTable) -> None:
     """Note down a winner that missed the budget; `finish_refinement` does what follows from it."""
     record = RefinementRecord(
-        agent=missed.agent, seed=missed.seed, predicted_ms=missed.predicted_ms, measured_ms=missed.measured_ms
+        agent=missed.agent,
+        seed=missed.seed,
+        predicted_ms=missed.predicted_ms,
+        measured_ms=missed.measured_ms,
+        earlier=len(table.correction.refinements),
     )
     place = folder / "rounds" / str(1 + len(refinements(folder)))
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)  # one without a note was interrupted here
     write_atomically(place / "refinement.json", record.model_dump_json(indent=1))
 
 
@@ -223,8 +227,8 @@ def finish_refinement(folder: Path, table: LatencyTable, problem: NetworkProblem
     known = refinements(folder)
     if not known:
         return table
-    if len(table.correction.refinements) < len(known):
-        last = known[-1]
+    last = known[-1]
+    if len(table.correction.refinements) == last.earlier:
         table = table.refined(last.predicted_ms, last.measured_ms, _dense_ms(table, problem))
         save_table(table, folder / "latency.json")
     place = folder / "rounds" / str(len(known)) / "trials"

@@ -166,12 +166,17 @@ class TimedPolicyRecord(Record):
 
 
 class RefinementRecord(Record):
-    """A winner that missed the budget when it was measured, by which the table was corrected."""
+    """A winner that missed the budget when it was measured, by which the table was corrected.
+
+    Attributes:
+        earlier: refinements that the table had before; one that another job refined may be given to a job.
+    """
 
     agent: str
     seed: int
     predicted_ms: float
     measured_ms: float
+    earlier: int = 0
 
 
 class StaircaseRecord(Record):

@@ -106,7 +106,8 @@ class _Recorder:
         self._given = load_known(job / KNOWN) if (job / KNOWN).exists() else Known({}, {})
         self._given.tell(problem)
         for earlier in earlier_journals(job, journal.path.parent.name):
-            _remember(problem, read_journal(earlier))
+            # what was given up there was no better than a best that may hold the budget no more
+            _remember(problem, [record for record in read_journal(earlier) if not record.stopped_early])
         self._met: set[tuple[int, ...]] = set()
         self._best: float | None = None
         self._count = 0

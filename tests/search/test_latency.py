@@ -23,7 +23,9 @@ from search.build import build_problem
 from search.cli import main
 from search.job import load_results
 from search.latency import Winner, WinnersTimed, time_winners, verify_table
+from search.latency_job import put_aside, refinements
 from search.report import render_report
+from search.results import TimedPolicyRecord, TimingRecord
 from search.spec import load_spec
 from search.tables import winner
 
@@ -258,6 +260,33 @@ def test_a_winner_over_the_budget_corrects_the_table_and_the_search_goes_on(
     assert after.cost("latency_ms", widths) == pytest.approx(record.refinements[0].measured_ms)
     assert after.dense_costs["latency_ms"] == pytest.approx(before.dense_costs["latency_ms"])
     assert "the table was corrected" in " ".join(render_report(results).split())
+
+
+def test_a_table_that_another_job_has_corrected_is_corrected_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_slow_winners(monkeypatch, [0.02, -0.01, 0.03, -0.01])
+    assert amc("run", with_table(folder, tmp_path, refine=1), "--out", tmp_path / "first").exit_code == 0
+    table = f"budget.table={tmp_path / 'first' / 'latency.json'}"
+    assert amc("run", tmp_path / "spec.yaml", "--out", tmp_path / "second", "--set", table).exit_code == 0
+    first, second = (
+        load_table(tmp_path / name / "latency.json").correction.refinements for name in ("first", "second")
+    )
+    assert (len(first), len(second)) == (1, 2)
+    assert second[0] == first[0]
+    record = load_results(tmp_path / "second").latency
+    assert record is not None
+    assert [refinement.earlier for refinement in record.refinements] == [1]
+
+
+def test_a_round_without_a_note_was_interrupted_and_is_taken_again(tmp_path: Path, table: LatencyTable) -> None:
+    missed = TimedPolicyRecord(
+        agent="uniform", seed=0, widths=(1,), predicted_ms=1.0, measured_ms=1.1,
+        timing=TimingRecord(n=1, median=1.1, p10=1.1, p90=1.1), speedup=1.0, speedup_low=1.0, speedup_high=1.0,
+    )  # fmt: skip
+    (tmp_path / "rounds" / "1").mkdir(parents=True)
+    put_aside(tmp_path, missed, table)
+    assert [record.measured_ms for record in refinements(tmp_path)] == [1.1]
 
 
 def test_a_correction_that_leaves_nothing_feasible_is_not_made(

@@ -144,6 +144,21 @@ def test_evaluations_stopped_early_are_journaled_as_such(tmp_path: Path) -> None
     assert resumed.best == plain.best
 
 
+def test_of_an_earlier_round_only_whole_evaluations_are_remembered(tmp_path: Path) -> None:
+    job, place = tmp_path, Path("trials") / "random-seed0"
+    earlier = job / "rounds" / "1" / place
+    for folder in (earlier, job / place):
+        folder.mkdir(parents=True)
+    first = run(earlier, problem=Impatient(4))
+    stopped = {point.widths for point in first.history if point.stopped_early}
+    problem = CountingProblem(4)
+    second = run(job / place, problem=problem)
+    assert 0 < len(stopped) < first.distinct
+    assert [point.widths for point in second.history] == [point.widths for point in first.history]
+    assert problem.scored == len(stopped) + 1  # and the winner once more, on the test split
+    assert not any(point.stopped_early for point in second.history)
+
+
 def test_seconds_accumulate_over_attempts(tmp_path: Path) -> None:
     run(tmp_path, Stopping(after=2))
     journal = tmp_path / "evaluations.jsonl"
