@@ -23,7 +23,7 @@ from amc_env.image_problem import ImageProblem
 from amc_env.problem import Widths
 from amc_env.splits import Split
 from amc_env.training.augment import augmentation_of
-from amc_env.training.finetune import DivergedError, TrainingLog, TrainingProgress, fine_tune
+from amc_env.training.finetune import DivergedError, TrainingLog, TrainingProgress, fine_tune, rehearse
 from amc_env.training.regularizers import Regularizer
 from amc_env.training.sparsify import Sparsify
 from amc_env.weights import load_weights, save_weights
@@ -224,19 +224,19 @@ def check_recipe(recipe: Finetune, problem: ImageProblem, training: Split) -> No
     """Refuse, before anything is searched, what the training would refuse after it.
 
     Raises:
-        ValueError: the regularizer does not suit the network, or the training is too short for its schedule.
+        ValueError: the training is too short for its schedule, or one step of the dense network fails.
     """
-    regularizer = regularizer_of(recipe, problem)
-    if regularizer is not None:
-        try:
-            regularizer.of(problem.network)
-        except ValueError as error:
-            raise ValueError(f"finetune: {error}") from error
+    settings = recipe.settings()
     if recipe.sparsify is not None:
         try:
-            recipe.sparsify.settings().schedule_over(recipe.settings().total_steps(len(training)))
+            recipe.sparsify.settings().schedule_over(settings.total_steps(len(training)))
         except ValueError as error:
             raise ValueError(f"finetune.sparsify: {error}") from error
+    regularizer, device = regularizer_of(recipe, problem), problem.device
+    try:
+        rehearse(problem.network, training, problem.data.preprocessing, settings, regularizer, device)
+    except ValueError as error:
+        raise ValueError(f"finetune: {str(error).removeprefix('fine-tuning: ')}") from error
 
 
 def _read(path: Path, widths: Widths) -> FineTunedRecord:

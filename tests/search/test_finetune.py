@@ -14,17 +14,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import search.finetune_job
 import search.job
+from amc_env.evaluation import NetworkProblem
+from amc_env.splits import Split
 from amc_env.training.finetune import TrainingLog, fine_tune
+from amc_env.weights import weights_digest
+from search.build import build_problem, load_training_images
 from search.cli import main
 from search.export import load_exported
+from search.finetune_job import check_recipe
 from search.finetune_report import spearman
 from search.job import load_results
 from search.progress import FineTuneProgress
 from search.report import render_report
 from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
+from search.spec import load_spec
 from search.spec_training import Finetune
 from search.tables import compare, display_table
 
@@ -239,6 +246,33 @@ def test_what_does_not_fit_is_refused_before_the_search(spec: Path, tmp_path: Pa
     assert outcome.exit_code == 2
     assert message in outcome.output
     assert not (tmp_path / "job").exists()
+
+
+def test_what_the_training_would_refuse_is_refused_before_the_search(spec: Path) -> None:
+    loaded = load_spec(spec)
+    problem, training = build_problem(loaded), load_training_images(loaded)
+    assert isinstance(problem, NetworkProblem)
+    assert training is not None
+    before = weights_digest(problem.network)
+    check_recipe(Finetune(epochs=1, batch=600, hints=1, mixup=1, distillation=0.5), problem, training)
+    assert weights_digest(problem.network) == before
+    labels = training.labels.copy()
+    labels[-1] = 10
+    beyond = Split(training.images, labels, "n")
+    with pytest.raises(ValueError, match=r"^finetune: expected labels in 0\.\.9, the network's outputs, got 10$"):
+        check_recipe(Finetune(epochs=1, batch=16), problem, beyond)
+    check_recipe(Finetune(epochs=1, distillation=1), problem, beyond)
+    plain = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    without_blocks = NetworkProblem(plain, problem.data, budget={"macs": "50%"})
+    with pytest.raises(ValueError, match=r"^finetune: hints need a block, a module made of modules"):
+        check_recipe(Finetune(epochs=1, hints=1), without_blocks, training)
+    normed = NetworkProblem(
+        nn.Sequential(*plain[:4], nn.BatchNorm1d(32), plain[4]), problem.data, budget={"macs": "50%"}
+    )
+    odd = Split(training.images[:599], training.labels[:599], "n")
+    check_recipe(Finetune(epochs=1, batch=3), normed, odd)
+    with pytest.raises(ValueError, match=r"^finetune: Expected more than 1 value per channel when training"):
+        check_recipe(Finetune(epochs=1, batch=2), normed, odd)  # the last batch is of one image
 
 
 def test_the_toy_problem_is_not_fine_tuned(tmp_path: Path) -> None:
