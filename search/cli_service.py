@@ -28,7 +28,10 @@ _data = click.option(
     help="The service's folder; by default AMC_DATA or ~/.local/share/amc-search.",
 )  # fmt: skip
 _server = click.option(
-    "--server", envvar="AMC_SERVER", metavar="URL", help="A server's; by default AMC_SERVER, or --data."
+    "--server",
+    envvar="AMC_SERVER",
+    metavar="URL",
+    help="A server's; by default AMC_SERVER, or --data. A job given as a folder is that of this machine.",
 )
 _token = click.option("--token", envvar="AMC_TOKEN", help="Of the server; better given as AMC_TOKEN.")
 
@@ -222,7 +225,7 @@ def compare_on_server(jobs: Any, references: Sequence[str]) -> None:
 
     compared = jobs.compare(references)
     click.echo(aligned(compared["table"]["headings"], compared["table"]["rows"]), nl=False)
-    for line in compared["standing"]:
+    for line in compared["said"]:
         click.echo(f"\n{line}")
 
 

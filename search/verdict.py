@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from search.figures import cost_label, error_text, human, objective_label, percent
 from search.latency_report import latency_verdict, reliability_warning
 from search.paired import discordant, mcnemar
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
-from search.standing import few_seeds
-from search.tables import agents_of, budgeted_costs, finished_trials, missed_winner, objective_of, winner
+from search.standing import few_seeds, standing
+from search.tables import (
+    agents_of,
+    budgeted_costs,
+    finished_trials,
+    missed_winner,
+    objective_of,
+    told_apart,
+    winner,
+)
 
 _SCOPE = "All figures are of finished trials; the plots of progress and of costs also show the others."
 
@@ -28,6 +38,14 @@ def verdict(results: Results) -> str:
         return _nothing_found(results)
     said = _outcome(results, *best)
     return said if results.latency is None else f"{said} {latency_verdict(results.latency, best[1].widths)}"
+
+
+def said_of(jobs: Sequence[Results]) -> list[str]:
+    """What stands below the table of one or several jobs: outcomes, standing, caveats, and what the scores are of."""
+    named = [("" if len(jobs) == 1 else f"{job.name}: ", job) for job in told_apart(jobs)]
+    outcomes = [f"{name}{verdict(job)}" for name, job in named]
+    doubts = [f"{name}{line}" for name, job in named for line in caveats(job)]
+    return [line for line in dict.fromkeys([*outcomes, *standing(jobs), *doubts, *map(score_note, jobs)]) if line]
 
 
 def _outcome(results: Results, trial: TrialRecord, policy: PolicyRecord) -> str:

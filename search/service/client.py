@@ -171,7 +171,7 @@ class ServerJobs:
         self._open("DELETE", f"/api/jobs/{quote(job, safe='')}").close()
 
     def compare(self, jobs: Sequence[str]) -> dict[str, Any]:
-        """The comparison of two to six jobs."""
+        """The comparison of one to six jobs."""
         return dict(self._json("GET", f"/api/compare?{urlencode([('ids', job) for job in jobs])}"))
 
     def export(self, job: str, query: dict[str, object]) -> bytes:

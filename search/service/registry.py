@@ -10,6 +10,7 @@ In the data folder, put there by whoever runs the server (links to other places 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "labels": ("data",),
     "table": ("tables",),
 }
+logger = logging.getLogger(__name__)
 _EMBEDDED = Registered(name="digits", kind="digits", spec={"kind": "digits"})
 
 
@@ -73,5 +75,8 @@ class Registry:
             described = entry.with_suffix(".yaml")
             if not described.is_file():
                 continue
-            section: dict[str, Any] = yaml.safe_load(described.read_text(encoding="utf-8"))
-            yield Registered(name=entry.stem, kind=section["kind"], spec={**section, key: entry.name})
+            try:
+                section: dict[str, Any] = yaml.safe_load(described.read_text(encoding="utf-8"))
+                yield Registered(name=entry.stem, kind=section["kind"], spec={**section, key: entry.name})
+            except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
+                logger.warning("%s is left out, for it is no section with a kind: %s", described, error)

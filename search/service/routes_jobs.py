@@ -186,8 +186,8 @@ def delete_job(job: JobOf, service: ServiceOf) -> None:
 
 
 @jobs.get("/compare", response_model=Comparison, responses=problems(404, 409, 422))
-def compare(service: ServiceOf, ids: Annotated[list[str], Query(min_length=2, max_length=_MOST_COMPARED)]) -> Any:
-    """Two to six jobs side by side."""
+def compare(service: ServiceOf, ids: Annotated[list[str], Query(min_length=1, max_length=_MOST_COMPARED)]) -> Any:
+    """One to six jobs side by side."""
     if len(set(ids)) < len(ids):
         raise RefusedError(422, "ids: expected each job once")
     return service.compare([service.find(job) for job in ids])

@@ -84,8 +84,8 @@ async def upload(
     """Take the weights of a network, safetensors or a state_dict of torch.save; a spec names them as `NAME.pt`."""
     folder = service.store.data / "uploads"
     target = folder / f"{name}.pt"
-    if target.exists():
-        raise RefusedError(409, f"there is an upload {target.name} already; take another name")
+    if service.registry.find("weights", target.name) is not None:
+        raise RefusedError(409, f"there are weights {target.name} already; take another name")
     incoming = folder / f".incoming-{secrets.token_hex(8)}"
     try:
         with incoming.open("xb") as file:

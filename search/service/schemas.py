@@ -150,12 +150,12 @@ class Table(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Jobs side by side. If they are not comparable, `reason` says in what they differ."""
+    """Jobs side by side. If they are not comparable, `reason` says in what they differ. `said`: what it comes to."""
 
     comparable: bool
     reason: str | None
     table: Table
-    standing: list[str]
+    said: list[str]
     sections: dict[str, str | dict[str, str]]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.service.admission import RefusedSpecError, admit
-from search.service.events import ACTIVE
+from search.service.events import ACTIVE, append_event
 from search.service.folder import JobFolder
 from search.service.guard import Limits
 from search.service.index import Index
@@ -174,7 +174,9 @@ class Service:
         for name, value in (("--agent", agent), ("--seed", seed), ("--step", step)):
             command += [] if value is None else [f"{name}={value}"]
         with job.log.open("ab") as log:
-            self._exports[job.id] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+        self._exports[job.id] = process
+        threading.Thread(target=_tell_death, args=(process, job.events), daemon=True).start()
 
     def describe(self, job: JobFolder) -> Job:
         """A job as it is now. The list that is asked for afterwards says no less."""
@@ -216,6 +218,12 @@ class Service:
             most = f"this server takes at most {limits.evaluations:,}"
             return Fault(path="evaluations", message=f"{len(trials)} trials come to {total:,} evaluations; {most}")
         return None
+
+
+def _tell_death(process: subprocess.Popen[bytes], events: Path) -> None:
+    """An exporter that was killed could not tell how it went."""
+    if code := process.wait():
+        append_event(events, "note", text=f"export: failed: its process ended with {code}; the job's log may say why")
 
 
 def _version(job: JobFolder) -> str:

@@ -69,8 +69,9 @@ def compare_jobs(folders: Sequence[str]) -> dict[str, Any]:
     """Jobs side by side."""
     from search.job import load_results
     from search.service.fragments import comparison_sections
-    from search.standing import differences, standing
+    from search.standing import differences
     from search.tables import compare, display_table
+    from search.verdict import said_of
 
     jobs = [load_results(Path(folder)) for folder in folders]
     different = differences(jobs)
@@ -79,7 +80,7 @@ def compare_jobs(folders: Sequence[str]) -> dict[str, Any]:
         "comparable": not different,
         "reason": f"these jobs differ in: {', '.join(different)}" if different else None,
         "table": {"headings": headings, "rows": rows},
-        "standing": standing(jobs),
+        "said": said_of(jobs),
         "sections": comparison_sections(jobs),
     }
 

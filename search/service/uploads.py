@@ -34,7 +34,7 @@ def convert(incoming: Path, target: Path) -> None:
     """Write the tensors of an uploaded file as a state_dict; `target` appears whole or not at all.
 
     Raises:
-        UploadError: it holds anything but tensors, or is damaged.
+        UploadError: it holds anything but tensors, is damaged, or `target` exists.
     """
     try:
         state = _read_zip(incoming) if zipfile.is_zipfile(incoming) else read_safetensors(incoming)
@@ -44,7 +44,9 @@ def convert(incoming: Path, target: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             torch.save({name: tensor.clone() for name, tensor in state.items()}, stream)
-        os.replace(temporary, target)
+        os.link(temporary, target)  # fails where another upload of the name was faster
+    except FileExistsError as error:
+        raise UploadError(f"there are weights {target.name} already; take another name") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from starlette.testclient import TestClient
 from search.job import load_results
 from search.known import known_of_job, load_known
 from search.service.events import append_event, change_state
+from search.service.service import _tell_death
 from search.service.supervisor import Supervisor
 from tests.search.service.helpers import SPEC, make_client, run_here
 
@@ -227,10 +230,11 @@ def test_compare(tmp_path: Path, shown: Path) -> None:
         same = client.get(f"/api/compare?ids={ids['toy']}&ids={ids['other']}").json()
         assert (same["comparable"], same["reason"]) == (True, None)
         assert same["table"]["headings"][:2] == ["job", "agent"]
-        assert any("is the best agent at this budget" in line for line in same["standing"])
+        assert any("is the best agent at this budget" in line for line in same["said"])
         apart = client.get(f"/api/compare?ids={ids['toy']}&ids={ids['elsewhere']}").json()
         assert (apart["comparable"], apart["reason"]) == (False, "these jobs differ in: budget")
-        assert client.get(f"/api/compare?ids={ids['toy']}").status_code == 422
+        assert client.get(f"/api/compare?ids={ids['toy']}").json()["comparable"]
+        assert client.get("/api/compare").status_code == 422
         assert client.get(f"/api/compare?ids={ids['toy']}&ids={ids['toy']}").status_code == 422
         assert client.get(f"/api/compare?ids={ids['toy']}&ids=none").status_code == 404
 
@@ -271,6 +275,9 @@ def test_what_can_be_named(client: TestClient, tmp_path: Path) -> None:
     (data / "models" / "mine.pt").write_bytes(b"")
     (data / "models" / "mine.yaml").write_text("{kind: cifar_resnet, depth: 20}")
     (data / "tables" / "bad.json").write_text("{}")
+    for name, described in (("torn", "{kind: "), ("vague", "{depth: 20}"), ("bare", "")):  # are left out
+        (data / "models" / f"{name}.pt").write_bytes(b"")
+        (data / "models" / f"{name}.yaml").write_text(described)
     models = client.get("/api/models").json()
     assert [model["spec"] for model in models["models"]] == [
         {"kind": "digits"}, {"kind": "cifar_resnet", "depth": 20, "weights": "mine.pt"},
@@ -289,3 +296,12 @@ def test_the_openapi_names_every_route_and_its_errors(client: TestClient) -> Non
         "/api/jobs/{job}/artifacts", "/api/jobs/{job}/artifacts/{name}",
     }  # fmt: skip
     assert json.dumps(described).count('"#/components/schemas/Problem"') > 50
+
+
+def test_an_exporter_that_was_killed_has_failed(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    for code in ("", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"):
+        _tell_death(subprocess.Popen([sys.executable, "-c", code]), events)
+    assert [event["text"] for event in map(json.loads, events.read_text().splitlines())] == [
+        "export: failed: its process ended with -9; the job's log may say why"
+    ]

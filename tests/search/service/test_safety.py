@@ -25,6 +25,7 @@ from search.service.guard import Limits
 from search.service.registry import FOLDERS
 from search.service.server import ServeError, is_loopback, serve
 from search.service.service import Settings
+from search.service.uploads import UploadError, convert
 from search.spec import PATH_KEYS
 from tests.search.service.helpers import SPEC, make_client
 
@@ -363,7 +364,23 @@ def test_weights_are_kept_as_the_server_wrote_them(
     assert [each["name"] for each in client.get("/api/uploads").json()] == ["mine.pt"]
     network = {"kind": "cifar_resnet", "depth": 20, "weights": "mine.pt"}
     assert client.post("/api/specs/check", json={**RESNET, "network": network}).json()["valid"]
-    assert upload(client, content).status_code == 409
+    refused = upload(client, content)
+    assert (refused.status_code, "there are weights mine.pt already" in refused.text) == (409, True)
+
+
+def test_an_upload_does_not_hide_behind_a_model_of_its_name(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "data" / "models" / "mine.pt").write_bytes(b"")
+    refused = upload(client, saved(STATE))
+    assert (refused.status_code, "there are weights mine.pt already" in refused.text) == (409, True)
+
+
+def test_of_two_uploads_of_a_name_the_first_stays(tmp_path: Path) -> None:
+    (tmp_path / "incoming").write_bytes(saved(STATE))
+    (tmp_path / "mine.pt").write_bytes(b"first")
+    with pytest.raises(UploadError, match=r"^there are weights mine\.pt already; take another name$"):
+        convert(tmp_path / "incoming", tmp_path / "mine.pt")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")} == {"mine.pt": b"first"}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", "", "a" * 100, "a.pt"])
