@@ -84,7 +84,11 @@ def resume(job: str, address: str | None, data: Path, server: str | None, token:
     with clear_errors():
         from search.job import job_spec, resume_job
 
-        if server is not None or not Path(job).is_dir():
+        if not Path(job).is_dir():
+            if address is not None:
+                raise click.UsageError(
+                    "--address: of a job in a folder only; on a server `amc serve` says where jobs run"
+                )
             queue_again(connect(data, server, token), job)
             return
         folder = Path(job)
@@ -99,15 +103,16 @@ def resume(job: str, address: str | None, data: Path, server: str | None, token:
 def show(job: str, data: Path, server: str | None, token: str | None) -> None:
     """Show how far a job is, or its results. Changes nothing."""
     with clear_errors():
-        if server is not None:
-            show_job(connect(data, server, token), job)
-            return
-        folder = job_folder(job, data)
-        if folder != Path(job) and not (folder / "results.json").is_file():
+        here = Path(job).is_dir()
+        folder = job_folder(job, data) if here or server is None else None
+        if folder is None or not (here or (folder / "results.json").is_file()):
             show_job(connect(data, server, token), job)
             return
         from search.job import is_running, load_results
 
+        if is_running(folder) and not (folder / "results.json").is_file():
+            click.echo(f"{folder}: running, nothing is evaluated yet")
+            return
         results = load_results(folder)
         state = "running" if is_running(folder) else results.status
         click.echo(f"{results.name}: {state}, {folder}\n")
@@ -130,7 +135,9 @@ def show(job: str, data: Path, server: str | None, token: str | None) -> None:
 def compare(jobs: tuple[str, ...], form: str, data: Path, server: str | None, token: str | None) -> None:
     """Compare the agents of one or several jobs; of the same problem also with each other."""
     with clear_errors():
-        if server is not None:
+        if server is not None and not all(Path(job).is_dir() for job in jobs):
+            if form != "table":
+                raise click.UsageError("--format: a server gives the table only; give folders, or ask its /api/compare")
             compare_on_server(connect(data, server, token), jobs)
             return
         from search.job import load_results
@@ -151,7 +158,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write the best policy of a job and its pruned network."""
     with clear_errors():
-        if server is not None:
+        if server is not None and not Path(job).is_dir():
             export_from_server(connect(data, server, token), job, out, {"agent": agent, "seed": seed, "step": step})
             return
         from search.chosen import ChoiceError
@@ -321,20 +328,13 @@ def _conclude(results: Results, folder: Path) -> None:
 
 def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
     """The table; for people also what the report says: outcome, standing, caveats, and what the scores are of."""
-    from search.standing import standing
     from search.tables import compare as compare_results
-    from search.tables import format_rows, told_apart
-    from search.verdict import caveats, score_note, verdict
+    from search.tables import format_rows
+    from search.verdict import said_of
 
     click.echo(format_rows(compare_results(jobs), form), nl=False)  # type: ignore[arg-type]
-    if form in ("csv", "json"):
-        return
-    named = [("" if len(jobs) == 1 else f"{job.name}: ", job) for job in told_apart(jobs)]
-    outcomes = [f"{name}{verdict(job)}" for name, job in named]
-    doubts = [f"{name}{line}" for name, job in named for line in caveats(job)]
-    for line in dict.fromkeys([*outcomes, *standing(jobs), *doubts, *map(score_note, jobs)]):
-        if line:
-            click.echo(f"\n{line}")
+    for line in () if form in ("csv", "json") else said_of(jobs):
+        click.echo(f"\n{line}")
 
 
 def _echo_series(results: Results, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,16 @@ def test_job_that_another_process_runs_is_refused(spec: Path, tmp_path: Path) ->
         assert "running" in amc("show", tmp_path / "job").stdout
     assert outcome.exit_code == 2
     assert "another process is running this job" in outcome.stderr
+
+
+def test_a_job_that_has_just_begun_is_shown_as_running(spec: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    shutil.copy(spec, folder / "spec.yaml")
+    with search.job._locked(folder):
+        shown = amc("show", folder)
+    assert (shown.exit_code, shown.stdout) == (0, f"{folder}: running, nothing is evaluated yet\n")
+    assert "continue with" in amc("show", folder).stderr
 
 
 def test_unknown_key_is_named(spec: Path) -> None:

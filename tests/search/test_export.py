@@ -197,3 +197,17 @@ def test_nothing_is_overwritten(job: Path, tmp_path: Path) -> None:
     with pytest.raises(export.ExportError, match="exists and is not an empty folder; give another --out"):
         export.export_job(job, tmp_path)
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_weights_that_have_moved_are_named(job: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(job, moved)
+    results = load_results(moved)
+    network = {"kind": "cifar_resnet", "depth": 20, "weights": str(tmp_path / "gone.pt")}
+    spec = {**results.spec, "network": network}
+    (moved / "results.json").write_text(results.model_copy(update={"spec": spec}).model_dump_json())
+    refused = CliRunner().invoke(main, ["export", str(moved), "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: ")
+    assert f"{tmp_path / 'gone.pt'}" in refused.stderr
+    assert not (tmp_path / "out").exists()

@@ -85,7 +85,7 @@ def test_no_feasible_policy_has_its_own_exit_code(tmp_path: Path, spec: Path) ->
     assert "no agent found a policy that meets the budget" in ended.stdout
 
 
-def test_jobs_of_a_server(server: Server, spec: Path, tmp_path: Path) -> None:
+def test_jobs_of_a_server(server: Server, spec: Path, tmp_path: Path, finished: Path) -> None:
     url = {"AMC_SERVER": server.jobs._url}
     ended = amc("submit", spec, "--wait", **url)
     assert ended.exit_code == 0, ended.stderr
@@ -102,6 +102,15 @@ def test_jobs_of_a_server(server: Server, spec: Path, tmp_path: Path) -> None:
     other = amc("submit", spec, "--set", "network.decisions=3", "--known", job, "--wait", **url)
     assert (other.exit_code, "which differs in: network; expected a job" in other.stderr) == (1, True)
     assert "is the best agent at this budget" in amc("compare", job, again, **url).stdout
+    assert "random" in amc("compare", job, **url).stdout
+    refused = amc("compare", job, again, "--format", "json", **url)
+    assert (refused.exit_code, "--format: a server gives the table only" in refused.stderr) == (2, True)
+    refused = amc("resume", job, "--address", "head:6379", **url)
+    assert (refused.exit_code, "--address: of a job in a folder only" in refused.stderr) == (2, True)
+    assert "is the best agent at this budget" in amc("show", finished, **url).stdout  # a folder of this machine
+    assert amc("compare", finished, "--format", "json", **url).stdout.startswith("[")
+    assert "has no network to export" in amc("export", finished, "--out", tmp_path / "out", **url).stderr
+    assert amc("resume", finished, **url).exit_code == 2
     refused = amc("resume", job, **url)
     assert (refused.exit_code, "all its trials are finished" in refused.stderr) == (2, True)
     refused = amc("export", job, "--out", tmp_path / "out", **url)
