@@ -200,6 +200,9 @@ def main() -> None:
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     lines = options.rows.read_text().splitlines() if options.rows.exists() else []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    how = {name: getattr(options, name) for name in ("calibration", "test", "steps")}
+    if other := next((row for row in rows if row.get("how") != how), None):
+        parser.error(f"{options.rows}: measured with {other.get('how')}, not with {how}; give another --rows")
     for criterion in _CRITERIA:
         wanted = [(criterion, sparsity, scope) for sparsity in _SPARSITIES for scope in _SCOPES]
         missing = [each for each in wanted if each not in map(key, rows)]
@@ -207,7 +210,7 @@ def main() -> None:
             continue
         scores = scores_of(network, criterion, splits.calibration)
         for _, sparsity, scope in missing:
-            row: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "scope": scope}
+            row: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "scope": scope, "how": how}
             measure(network, scores, row, images, options.steps)
             rows.append(row)
             with options.rows.open("a") as out:

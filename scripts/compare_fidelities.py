@@ -173,8 +173,11 @@ def main() -> None:
         parser.error("--cifar10 and --resnet56 are needed")
     torch.set_num_threads(options.threads)
     rows: dict[str, dict[str, float]] = {}
-    if options.out.exists():
-        rows = {entry["plan"]: entry["row"] for entry in map(json.loads, options.out.read_text().splitlines())}
+    how = {name: getattr(options, name) for name in ("calibration", "search", "test", "fine_tuning_steps")}
+    for entry in map(json.loads, options.out.read_text().splitlines() if options.out.exists() else ()):
+        if entry.get("how") != how:
+            parser.error(f"{options.out}: measured with {entry.get('how')}, not with {how}; give another --out")
+        rows[entry["plan"]] = entry["row"]
     scorers, final = _build(options)
     with np.load(options.cifar10) as arrays:
         images, labels = arrays["train_images"], arrays["train_labels"].astype(np.int64)
@@ -187,7 +190,7 @@ def main() -> None:
                 else accuracies(scorers, widths)
             )
             with options.out.open("a") as out:
-                out.write(json.dumps({"plan": name, "widths": widths, "row": rows[name]}) + "\n")
+                out.write(json.dumps({"plan": name, "widths": widths, "row": rows[name], "how": how}) + "\n")
     _print(rows, options.json)
 
 
