@@ -64,6 +64,7 @@ from search.results import (
     Results,
     SplitRecord,
     TrialRecord,
+    steps_left,
 )
 from search.spec import load_spec, save_spec
 from search.spec_models import Spec
@@ -158,7 +159,7 @@ def resume_job(folder: Path, address: str | None = None, on_progress: OnJobProgr
 def continue_job(folder: Path, address: str | None = None, on_progress: OnJobProgress = _ignore) -> Results:
     """Run what is left of a job, for a process that has locked `folder/lock` already: all of it, if it is new."""
     spec = job_spec(folder)
-    done = (folder / "results.json").exists() and _is_done(load_results(folder), spec)
+    done = (folder / "results.json").exists() and _is_done(load_results(folder))
     if done and not _pending(spec, folder) and (folder / "report.html").exists():
         raise JobError(f"{folder}: all trials are finished, nothing to resume; see `amc show {folder}`")
     job = _prepare(spec, address, on_progress)
@@ -284,17 +285,19 @@ def _run(job: _Job, folder: Path, on_progress: OnJobProgress) -> Results:
         results = _conclude(results, begun, started, folder)
         if job.training is not None and results.status == "finished":
             results = _conclude(_fine_tuned(job, job.training, results, folder, on_progress), begun, started, folder)
-        if _to_measure(results, job.spec) and isinstance(job.problem, ImageProblem):
+        if results.status == "finished" and "measured" in _left(results) and isinstance(job.problem, ImageProblem):
             options = MeasureOptions(True, job.spec.latency.threads, job.spec.latency.batch)
             measured = measure_winner(folder, job.problem, results, options, on_layer=_layers(on_progress))
             results = _conclude(results.model_copy(update={"measured": measured}), begun, started, folder)
         return results
 
 
-def _to_measure(results: Results, spec: Spec) -> bool:
-    """Whether a job on sparse latency has a winner that was not timed yet."""
-    found = any(trial.best is not None for trial in results.trials)
-    return spec.needs_sparse_table and results.status == "finished" and found and results.measured is None
+def _is_done(results: Results) -> bool:
+    return results.status == "finished" and not _left(results)
+
+
+def _left(results: Results) -> list[str]:
+    return steps_left(results.spec, vars(results), any(trial.best is not None for trial in results.trials))
 
 
 def _layers(on_progress: OnJobProgress) -> OnLayers:
@@ -485,12 +488,6 @@ def job_status(trials: tuple[TrialRecord, ...]) -> JobStatus:
     if "interrupted" in states:
         return "interrupted"
     return "failed" if states == {"failed"} else "finished"
-
-
-def _is_done(results: Results, spec: Spec) -> bool:
-    timed = results.latency is not None or not spec.needs_table
-    tuned = results.finetune is not None or spec.finetune is None
-    return results.status == "finished" and timed and tuned and not _to_measure(results, spec)
 
 
 def _pending(spec: Spec, folder: Path) -> list[str]:

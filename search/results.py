@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -363,3 +364,20 @@ class Results(Record):
         """What the splits hold, in a word."""
         kind = (self.spec.get("data") or {}).get("kind")
         return "texts" if kind in ("stdlib_docs", "npz_tokens") else "images"
+
+
+def steps_left(spec: Mapping[str, Any], results: Mapping[str, Any], found: bool) -> list[str]:
+    """Which parts of a job's results are still to come once all its trials are finished.
+
+    Args:
+        spec: the job's.
+        results: what there is, by the names of `Results`; a part that is missing is to come.
+        found: whether any trial found a feasible policy.
+    """
+    budget = spec.get("budget") or {}
+    wanted = {
+        "latency": "latency_ms" in budget,
+        "finetune": spec.get("finetune") is not None,
+        "measured": "sparse_latency_ms" in budget and found,
+    }
+    return [part for part, needed in wanted.items() if needed and results.get(part) is None]

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hw.files import write_atomically
 from search.locking import held
+from search.results import steps_left
 from search.service.events import ACTIVE, ENDED, State, last_error, last_event
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -140,12 +141,8 @@ class JobFolder:
         spec = results.get("spec", {})
         if results.get("status") == "failed":
             return "failed"
-        budget = spec.get("budget", {})
-        untimed = "latency_ms" in budget and results.get("latency") is None
-        if any(trial.get("best") for trial in results.get("trials", ())):
-            untimed |= "sparse_latency_ms" in budget and results.get("measured") is None
-        untrained = spec.get("finetune") is not None and results.get("finetune") is None
-        return "succeeded" if results.get("status") == "finished" and not (untimed or untrained) else None
+        left = steps_left(spec, results, any(trial.get("best") for trial in results.get("trials", ())))
+        return "succeeded" if results.get("status") == "finished" and not left else None
 
 
 def save_request(folder: Path, request: Request) -> None:
