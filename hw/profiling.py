@@ -71,6 +71,7 @@ class Profiler:
         family: loads them; `layers_family` profiles them if the runtime itself shows no layers.
         reference: the network that is measured with each batch; the dense one.
         layers: its convolutions and linear layers.
+        conditions: under which the runtime and the families execute.
         effort: for each network.
         seed: draws the order.
     """
@@ -80,6 +81,7 @@ class Profiler:
     layers_family: NetworkFamily
     reference: Plan
     layers: Sequence[LayerShape]
+    conditions: Conditions
     effort: Effort = _EFFORT
     seed: int = 0
 
@@ -141,13 +143,11 @@ class Profiler:
         """What a journal must have in common with a measurement that goes on from it."""
         widths = [(plan.kept_in, plan.kept_out) for plan in (self.reference, *plans)]
         shapes = [(layer, layer.followed_by) for layer in self.layers]
-        identity = (widths, shapes, self.runtime.name, self.runtime.threads, self.effort, self.seed)
+        identity = (widths, shapes, self.conditions, self.effort, self.seed)
         return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 
-def build_table(
-    batches: Sequence[_Batch], plans: Sequence[Plan], profiler: Profiler, conditions: Conditions
-) -> LatencyTable:
+def build_table(batches: Sequence[_Batch], plans: Sequence[Plan], profiler: Profiler) -> LatencyTable:
     """The table of measured batches, brought to the speed of the least disturbed one; without a correction yet."""
     best = min(batches, key=lambda batch: batch.speed)
     fastest_layers = min(float(batch.reference.rows.sum(axis=1).mean()) for batch in batches)
@@ -165,7 +165,7 @@ def build_table(
                 shape = replace(layer.pruned(kept_in, kept_out), name="", owns_weights=True)
                 seen.setdefault(shape, []).append(column / slower)
     return LatencyTable(
-        conditions=conditions,
+        conditions=profiler.conditions,
         host=describe_host(profiler.runtime.versions()),
         entries=tuple(_entry(shape, np.concatenate(columns)) for shape, columns in seen.items()),
         layers=tuple(profiler.layers),
@@ -211,7 +211,7 @@ def _read_journal(path: Path, chunks: Sequence[Sequence[int]], plans: str) -> di
         except (ValueError, TypeError, LookupError) as error:
             raise ValueError(f"{path}, line {number}: damaged; delete the file to measure anew") from error
         if content.get("plans") != plans or [sample.index for sample in batch.samples] != list(chunks[batch.number]):
-            raise ValueError(f"{path}: begun for other networks; delete it to measure anew")
+            raise ValueError(f"{path}: begun for other networks or conditions; delete it to measure anew")
         batches[batch.number] = min(batch, batches.get(batch.number, batch), key=lambda b: b.speed)
     return batches
 

@@ -67,11 +67,12 @@ def build_latency_table(
     timer = _Timer(problem, conditions)
     chosen = [*_covering(problem, size.levels), *_random_widths(problem, size.random, seed)]
     plans = [timer.plan(widths) for widths in dict.fromkeys(chosen)]
+    reference = timer.plan(problem.dense_widths)
     profiler = Profiler(
-        timer.runtime, timer.family, timer.layers_family, timer.plan(problem.dense_widths), timer.layers, seed=seed
+        timer.runtime, timer.family, timer.layers_family, reference, timer.layers, conditions, seed=seed
     )
     batches = profiler.measure(plans, journal=journal, seconds=size.seconds, on_progress=on_progress)
-    return fit_correction(build_table(batches, plans, profiler, conditions))
+    return fit_correction(build_table(batches, plans, profiler))
 
 
 @dataclass(frozen=True)

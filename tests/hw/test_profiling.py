@@ -128,7 +128,8 @@ def plans_for(machine: Machine, count: int = 25, offset: int = 0) -> list[Plan]:
 
 def profiler_for(machine: Machine, seed: int = 0) -> Profiler:
     reference = replace(DENSE, make=machine.begin_batch)
-    return Profiler(FakeRuntime(), WholeFamily(machine), LayersFamily(machine), reference, LAYERS, EFFORT, seed)
+    families = WholeFamily(machine), LayersFamily(machine)
+    return Profiler(FakeRuntime(), *families, reference, LAYERS, Conditions("fake"), EFFORT, seed)
 
 
 def measure(
@@ -140,7 +141,7 @@ def measure(
 ) -> LatencyTable:
     profiler, plans = profiler_for(machine), plans_for(machine)
     batches = profiler.measure(plans, journal=journal, seconds=seconds, on_progress=on_progress)
-    return build_table(batches, plans, profiler, Conditions("fake"))
+    return build_table(batches, plans, profiler)
 
 
 def assert_right(table: LatencyTable, rel: float = 0.01) -> None:
@@ -324,7 +325,7 @@ def test_a_journal_of_other_networks_is_refused(count: int, seed: int, tmp_path:
     machine = Machine()
     with pytest.raises(ValueError, match="begun for other") as caught:
         profiler_for(machine, seed).measure(plans_for(machine, count), journal=journal)
-    assert str(caught.value) == f"{journal}: begun for other networks; delete it to measure anew"
+    assert str(caught.value) == f"{journal}: begun for other networks or conditions; delete it to measure anew"
     assert machine.batches == 0
 
 
@@ -332,7 +333,7 @@ def test_a_journal_of_as_many_other_networks_is_refused(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     measure(Machine(), journal=journal)
     machine = Machine()
-    with pytest.raises(ValueError, match="begun for other networks; delete it to measure anew"):
+    with pytest.raises(ValueError, match="begun for other networks or conditions; delete it to measure anew"):
         profiler_for(machine).measure(plans_for(machine, offset=1), journal=journal)
 
 
@@ -341,8 +342,20 @@ def test_a_journal_of_the_same_widths_on_larger_images_is_refused(tmp_path: Path
     measure(Machine(), journal=journal)
     machine = Machine()
     larger = [replace(layer, input_size=(32, 32), output_size=(32, 32)) for layer in LAYERS]
-    with pytest.raises(ValueError, match="begun for other networks; delete it to measure anew"):
+    with pytest.raises(ValueError, match="begun for other networks or conditions; delete it to measure anew"):
         replace(profiler_for(machine), layers=larger).measure(plans_for(machine), journal=journal)
+
+
+@pytest.mark.parametrize("conditions", [Conditions("fake", batch=64), Conditions("fake", threads=2)])
+def test_a_journal_of_the_same_networks_under_other_conditions_is_refused(
+    conditions: Conditions, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    measure(Machine(), journal=journal)
+    machine = Machine()
+    with pytest.raises(ValueError, match="begun for other networks or conditions; delete it to measure anew"):
+        replace(profiler_for(machine), conditions=conditions).measure(plans_for(machine), journal=journal)
+    assert machine.batches == 0
 
 
 def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path) -> None:
