@@ -1,7 +1,8 @@
 """onnxruntime on the CPU: what people deploy, and the default.
 
 A network is exported once; the other members of its family take the same graph with their own weights, which is a
-hundred times faster than exporting each and gives the same graph. The first member is compared with torch.
+hundred times faster than exporting each and gives the same graph. Members are compared with torch until each weight
+that changes was compared at another shape.
 
 Layer times come from onnxruntime's own profiler, in the optimised graph, while the whole network runs: convolution,
 activation and residual sum fused, layout changes counted where they happen, caches as the network leaves them.
@@ -18,6 +19,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ from hw.timing import FloatArray
 
 _INPUT = "images"
 _LARGEST_DIFFERENCE = 1e-3  # between onnxruntime's and torch's outputs, relative to the largest
+_AS_IT_IS = "the exported network does not do what it does in torch ({}); take runtime torch"
+_CHANGED = (
+    "a network with other channel counts cannot take the exported graph ({}): the graph holds channel numbers as "
+    "constants. Use nn.Flatten or x.flatten(1) instead of a view with numbers, or runtime torch"
+)
 
 
 class OnnxRuntime(Runtime):
@@ -126,9 +133,9 @@ class _OnnxFamily(NetworkFamily):
         self._layers, self._threads = tuple(layers), threads
         self._example = example
         self._template = _export(_distinct(network), example)
-        _name_by_layer(self._template, [f"{layer.name}.weight" for layer in layers])
         _free_reshapes(self._template)
-        self._checked = False
+        _name_by_layer(self._template, [f"{layer.name}.weight" for layer in layers])
+        self._compared: set[str] | None = None  # weights of another shape than the template's, in members compared
 
     def load(self, network: nn.Module) -> Session:
         return Session(self._member(network), self._example, self._threads)
@@ -139,28 +146,35 @@ class _OnnxFamily(NetworkFamily):
     def _member(self, network: nn.Module) -> bytes:
         stored = network.state_dict()
         model = _with_weights(self._template, stored)
-        if not self._checked:
-            self._compare(model, network)
-            self._checked = True
+        changed = {
+            weight.name
+            for weight in self._template.graph.initializer
+            if weight.name in stored and tuple(weight.dims) != tuple(stored[weight.name].shape)
+        }
+        if self._compared is None or not changed <= self._compared:
+            difference = self._difference(model, network)
+            if difference:
+                raise RuntimeUnavailableError(f"onnxruntime: {_CHANGED if changed else _AS_IT_IS}".format(difference))
+            self._compared = changed | (self._compared or set())
         return model
 
-    def _compare(self, model: bytes, network: nn.Module) -> None:
+    def _difference(self, model: bytes, network: nn.Module) -> str:
+        """In what the model does not do what the network does in torch; empty if it does."""
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
         try:
-            actual = np.asarray(_session(model, self._threads).run(None, {_INPUT: self._example.numpy()})[0])
-        except (states.Fail, states.InvalidArgument, states.InvalidGraph, states.NotImplemented) as error:
-            raise RuntimeUnavailableError(f"onnxruntime: the exported network does not run: {error}") from error
+            actual = Session(model, self._example, self._threads).outputs()
+        except (
+            states.Fail, states.InvalidArgument, states.InvalidGraph, states.NotImplemented, states.RuntimeException,
+        ) as error:  # fmt: skip
+            return str(error)
         with torch.inference_mode():
             expected = network(self._example).numpy()
         same = actual.shape == expected.shape
         difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)) if same else np.inf
-        if not difference <= _LARGEST_DIFFERENCE:
-            raise RuntimeUnavailableError(
-                f"onnxruntime: a network with other channel counts cannot take the exported graph (outputs differ by "
-                f"{difference:.1e} of the largest, allowed {_LARGEST_DIFFERENCE:.0e}): the graph holds channel numbers "
-                f"as constants. Use nn.Flatten or x.flatten(1) instead of a view with numbers, or runtime torch"
-            )
+        if difference <= _LARGEST_DIFFERENCE:
+            return ""
+        return f"outputs differ by {difference:.1e} of the largest, allowed {_LARGEST_DIFFERENCE:.0e}"
 
 
 class Session:
@@ -275,15 +289,31 @@ def _name_by_layer(model: Any, weights: Sequence[str]) -> None:
 
 
 def _free_reshapes(model: Any) -> None:
-    """Let the largest dimension after the batch follow from the others in every constant reshape: it holds channels."""
+    """Let every constant reshape fit other channel counts, as far as shapes tell.
+
+    The dimensions up to the first that it changes are taken from its input; of the rest, the batch left out, the
+    largest follows from the others: it holds channels.
+    """
     from onnx import numpy_helper
 
-    targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    for constant in model.graph.initializer:
-        if constant.name in targets:
-            shape = numpy_helper.to_array(constant).copy()
-            shape[np.argmax(shape[1:]) + 1 if len(shape) > 1 else 0] = -1
-            constant.CopyFrom(numpy_helper.from_array(shape, constant.name))
+    sizes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.value_info)
+    }
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants:
+            continue
+        shape = constants[node.input[1]].copy()
+        pairs = zip(shape.tolist(), sizes.get(node.input[0], ()), strict=False)
+        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        shape[:kept] = 0  # as in the input
+        free = max(kept, 1) if len(shape) > 1 else kept
+        if free < len(shape):
+            shape[free + np.argmax(shape[free:])] = -1
+        node.input[1] = f"{node.output[0]}_shape"  # reshapes of different inputs may share one constant
+        model.graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
+        del node.attribute[:]  # allowzero would make a 0 mean nothing at all
 
 
 def _with_weights(template: Any, stored: Mapping[str, torch.Tensor]) -> bytes:

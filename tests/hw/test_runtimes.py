@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,11 +59,82 @@ class Viewing(nn.Module):
         return features
 
 
+CONV = LayerShape("conv", "conv", 3, 16, input_size=(24, 24), output_size=(24, 24))
+
+
 def test_a_graph_with_channel_numbers_in_it_is_refused() -> None:
-    layers = [LayerShape("conv", "conv", 3, 8, input_size=(24, 24), output_size=(24, 24))]
-    family = OnnxRuntime().family(Viewing(8).eval(), EXAMPLE, layers)
-    with pytest.raises(RuntimeUnavailableError, match="onnxruntime: "):
-        family.load(Viewing(4).eval())
+    family = OnnxRuntime().family(Viewing(16).eval(), EXAMPLE, [CONV])
+    family.load(Viewing(16).eval())
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        family.load(Viewing(8).eval())
+    said = str(caught.value)
+    assert said.startswith(
+        "onnxruntime: a network with other channel counts cannot take the exported graph ([ONNXRuntimeError] : "
+    )
+    assert said.endswith(
+        "): the graph holds channel numbers as constants. Use nn.Flatten or x.flatten(1) instead of a view with "
+        "numbers, or runtime torch"
+    )
+
+
+class Untold(nn.Module):
+    """Does something else whenever it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.conv(image)
+        return features * 2 if torch.compiler.is_exporting() else features
+
+
+def test_a_graph_that_differs_as_it_is_is_not_laid_to_channel_numbers() -> None:
+    family = OnnxRuntime().family(Untold().eval(), EXAMPLE, [CONV])
+    with pytest.raises(
+        RuntimeUnavailableError,
+        match=r"^onnxruntime: the exported network does not do what it does in torch \(outputs differ by 1.0e\+00 "
+        r"of the largest, allowed 1e-03\); take runtime torch$",
+    ):
+        family.load(Untold().eval())
+
+
+class Places(nn.Module):
+    """Turns its pixels into one dimension, which is larger than that of the channels."""
+
+    def __init__(self, channels: int, wide: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 1)
+        self.next = nn.Conv1d(channels, wide, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.next(self.conv(image).flatten(2))
+        return features
+
+
+def test_pixels_that_become_one_dimension_leave_the_channels_free() -> None:
+    family = OnnxRuntime().family(Places(16).eval(), EXAMPLE, [CONV])
+    for channels in (16, 8, 5, 1):
+        assert family.load(Places(channels).eval()).run() > 0
+
+
+class Doubling(Viewing):
+    """Is right at any number of channels of its first convolution, but not of its second."""
+
+    def __init__(self, first: int, channels: int) -> None:
+        super().__init__(channels)
+        self.first, self.conv = nn.Conv2d(3, first, 1), nn.Conv2d(first, channels, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.first(image))
+
+
+def test_members_are_compared_until_each_weight_was_seen_at_another_shape() -> None:
+    family = OnnxRuntime().family(Doubling(4, 16).eval(), EXAMPLE, [replace(CONV, name="first")])
+    for first in (4, 2, 1):
+        assert family.load(Doubling(first, 16).eval()).run() > 0
+    with pytest.raises(RuntimeUnavailableError, match="cannot take the exported graph"):
+        family.load(Doubling(4, 8).eval())
 
 
 def test_a_layer_that_is_no_module_cannot_be_timed_in_torch() -> None:
