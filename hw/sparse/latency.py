@@ -23,7 +23,7 @@ from hw.files import write_atomically
 from hw.host import Host, describe_host
 from hw.layers import LayerShape
 from hw.sparse.peers import torch_calls
-from hw.sparse.replacement import Layer, candidates, layer_inputs, sparse_layer
+from hw.sparse.replacement import Layer, candidates, layer_inputs, pads_with_zeros, sparse_layer
 from hw.sparse.side_by_side import time_calls
 from hw.torch_threads import torch_threads
 
@@ -40,7 +40,8 @@ class SparseLayerTimes:
 
     Attributes:
         dense_ms: the layer dense, in torch.
-        weights: how many stay, ascending; with more than the most of them it stays dense.
+        weights: how many stay, ascending; with more than the most of them it stays dense. None of a layer that no
+            sparse kernel takes.
         milliseconds: of the fastest sparse kernel with so many.
     """
 
@@ -130,7 +131,8 @@ def measure_sparse_latency(
     Args:
         network: dense, in evaluation mode on the CPU, batch norms folded.
         example: input, as many images as each run takes; sparse kernels are timed on the zeros that it gives.
-        variants: by name of a layer, the layer with so many weights left.
+        variants: by name of a layer, the layer with so many weights left; a convolution that pads with anything but
+            zeros, in pixels, is measured dense only.
         threads: of one run.
         seed: draws the order of the runs.
         on_layer: called with how many layers are measured, of how many.
@@ -150,6 +152,8 @@ def measure_sparse_latency(
 
 
 def _times(layer: Layer, x: torch.Tensor, variants: Mapping[int, Layer], threads: int, seed: int) -> SparseLayerTimes:
+    if not pads_with_zeros(layer):  # no sparse kernel takes it
+        variants = {}
     calls = torch_calls(layer, x)
     dense = tuple(calls)
     kernels = candidates(layer, x)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hw.runtimes.onnx_runtime import load_onnx, onnx_model
+from hw.sparse.replacement import pads_with_zeros
 
 #: names of what computes with the dense weights in float32; the fastest of them is "the best dense"
 DENSE = ("torch", "torch, channels last", "onnxruntime")
@@ -59,13 +60,17 @@ def best_of(milliseconds: Mapping[str, float], names: tuple[str, ...]) -> str | 
 
 
 def with_csr(network: nn.Module) -> nn.Module:
-    """A copy whose linear layers and ungrouped convolutions multiply by torch's CSR tensors."""
+    """A copy whose linear layers and ungrouped convolutions multiply by torch's CSR tensors.
+
+    A convolution that pads with anything but zeros, in pixels, stays as it is.
+    """
     return _with_csr(copy.deepcopy(network).eval())
 
 
 def _with_csr(module: nn.Module) -> nn.Module:
     if type(module) in (nn.Linear, nn.Conv2d):
-        return CsrLayer(module) if getattr(module, "groups", 1) == 1 else module  # type: ignore[arg-type]
+        fits = getattr(module, "groups", 1) == 1 and pads_with_zeros(module)  # type: ignore[arg-type]
+        return CsrLayer(module) if fits else module  # type: ignore[arg-type]
     for name, child in module.named_children():
         setattr(module, name, _with_csr(child))
     return module
@@ -74,6 +79,7 @@ def _with_csr(module: nn.Module) -> nn.Module:
 class CsrLayer(nn.Module):
     """A linear layer, or a convolution over its unfolded input, as a product with a CSR tensor of torch.
 
+    A convolution has one group and `pads_with_zeros`.
     What torch offers for sparse weights; it has no sparse convolution.
     """
 

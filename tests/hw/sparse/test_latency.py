@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,3 +89,11 @@ def test_a_network_is_measured_layer_by_layer() -> None:
     assert table.layers["3"].weights == (20,)
     assert table.rest_ms >= 0.0
     assert table.layers["3"].at(20) <= table.layers["3"].dense_ms
+
+
+@pytest.mark.parametrize("padding", [{"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}], ids=str)
+def test_a_layer_that_no_sparse_kernel_takes_is_measured_dense(padding: dict[str, Any]) -> None:
+    conv, thin = nn.Conv2d(3, 4, 3, **padding), nn.Conv2d(3, 4, 3, **padding)
+    table = measure_sparse_latency(nn.Sequential(conv).eval(), torch.randn(2, 3, 8, 8), {"0": {20: thin}}, threads=1)
+    assert (table.layers["0"].weights, table.layers["0"].milliseconds) == ((), ())
+    assert table.layers["0"].at(20) == table.layers["0"].dense_ms > 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,16 @@ def test_csr_takes_the_layers_inside_a_network_and_leaves_grouped_ones() -> None
     with torch.inference_mode():
         torch.testing.assert_close(replaced(x), network(x), rtol=1e-5, atol=1e-6)
     assert isinstance(network[1][0], nn.Conv2d)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("padding", [{"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}], ids=str)
+def test_csr_leaves_convolutions_that_do_not_pad_with_so_many_zeros(padding: dict[str, Any]) -> None:
+    network = nn.Sequential(nn.Conv2d(4, 6, 3, **padding)).eval()
+    x = an_input(network[0], 2)
+    replaced = with_csr(network)
+    assert type(replaced[0]) is nn.Conv2d  # type: ignore[index]
+    with torch.inference_mode():
+        torch.testing.assert_close(replaced(x), network(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [LAYERS[0], LAYERS[2]], ids=str)
