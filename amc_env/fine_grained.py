@@ -42,7 +42,8 @@ class WeightProblem(ImageProblem):
     The network may be any whose layers are convolutions and linear layers, a transformer encoder too: its channels need
     not be traced. A decision is a layer that multiplies; its width is how many of its weights stay, of the counts that
     the pattern allows. Which ones is a fixed order, so that every width has one mask. A layer that keeps all of them is
-    the dense network's: nothing of it is fitted or shared, and it is stored dense in float32. Costs:
+    the dense network's: nothing of it is fitted or shared, and it is stored dense in float32. So is a layer of which
+    nothing can be removed, a single unit or one sparser than `max_ratio` allows; it is no decision. Costs:
 
         "macs": multiplications by weights that stay.
         "size": bytes of the network exactly as `amc_env.storage` stores it.
@@ -93,7 +94,7 @@ class WeightProblem(ImageProblem):
         self._check_pattern()
         if settings.criterion == "obs":
             self.calibration.prepare(lambda done, total: on_progress(done, 2 * total))
-        self._levels = [self._levels_of(layer) for layer in self._layers]
+        self._levels = [levels for layer in self._layers if (levels := self._levels_of(layer)).levels]
         tables: dict[str, list[dict[int, float]]] = {name: [] for name in _COSTS}
         for done, levels in enumerate(self._levels, start=1):
             for name, table in self._tables(levels).items():
@@ -197,9 +198,8 @@ class WeightProblem(ImageProblem):
             network: nn.Module = copy.deepcopy(self.network)
             kept = {}
             for levels in self._levels:
-                if levels.levels:
-                    kept[levels.layer.name] = levels.levels[round(share * (len(levels.levels) - 1))]
-                    levels.write(network, kept[levels.layer.name])
+                kept[levels.layer.name] = levels.levels[round(share * (len(levels.levels) - 1))]
+                levels.write(network, kept[levels.layer.name])
             deployed = self.deployed(network)
             for name, width in kept.items():
                 variants[name][width] = deployed.get_submodule(name)

@@ -55,7 +55,7 @@ class WeightLevels:
     Args:
         network: dense.
         layer: a convolution or linear layer of it.
-        levels: counts of weights that stay, ascending, all below the layer's own; the pattern allows them.
+        levels: counts of weights that stay, at least one, ascending and below the layer's own; the pattern allows them.
         settings: how.
         calibration: of the layer.
         scores: of its weights, float64 of their shape, larger stays longer; of "obs" they follow from the calibration.

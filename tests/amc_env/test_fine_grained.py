@@ -269,6 +269,36 @@ def test_zeros_of_the_dense_network_are_no_weights_to_keep(network: nn.Module, d
     assert decision.choices[-2] <= decision.size // 2
 
 
+def test_a_layer_sparser_than_may_be_is_no_decision(network: nn.Module, data: DataSplits) -> None:
+    names = make(network, data).names
+    with torch.no_grad():
+        network.get_parameter("linear.weight").flatten()[3:] = 0.0
+    problem = make(network, data)
+    assert problem.names == tuple(name for name in names if name != "linear")
+    problem.calibrate(error_curves=True)
+    assert len(problem.reconstruction_errors()) == len(problem.decisions)
+    widths = some_plan(problem)
+    pruned = problem.prune(widths)
+    assert torch.equal(pruned.get_parameter("linear.weight"), network.get_parameter("linear.weight"))
+    stages = problem.compression(pruned, widths)
+    assert problem.costs(widths)["size"] == stages[1]["bytes"]
+
+
+def test_a_single_filter_is_no_decision(data: DataSplits) -> None:
+    torch.manual_seed(0)
+    single = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(36, 10))
+    settings = WeightSettings(granularity="filter", criterion="l1")
+    problem = WeightProblem(single, data, budget={"macs": "60%"}, settings=settings, storage=StorageSettings("pattern"))
+    problem.calibrate()
+    assert problem.names == ("0", "4")
+
+
+def test_nothing_to_remove_at_all_is_refused(data: DataSplits) -> None:
+    single = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten())
+    with pytest.raises(ValueError, match=r"no weights of the network can be removed to any gain with max_ratio 0\.98"):
+        make(single, data, settings=WeightSettings(granularity="filter", criterion="l1"))
+
+
 def test_statistics_are_corrected_by_what_pruning_changed(network: nn.Module, data: DataSplits) -> None:
     """Nothing where nothing was removed, whatever the calibration images have otherwise than those of the training."""
     problem = make(network, data)
