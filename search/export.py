@@ -82,7 +82,7 @@ def export_job(
     tuned = fine_tuned(results, widths)
     network = load_winner(job, problem, results, widths)
     test = problem.measure_network(network, "test")
-    network.to(memory_format=torch.contiguous_format)
+    network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     out.parent.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(out) as folder:
         policy = problem.policy(problem.ratios(widths))
@@ -119,7 +119,7 @@ def _nonzero(network: nn.Module, layers: Iterable[str]) -> Masks:
 
 
 def load_exported(folder: Path) -> nn.Module:
-    """The pruned network of an exported folder, in evaluation mode: a fresh network, the plan, the weights.
+    """The pruned network of an exported folder, in evaluation mode, on the CPU: a fresh network, the plan, the weights.
 
     Needs the network's code (torchvision, this package, or the user's function) but not its dense weights.
     """
@@ -128,12 +128,17 @@ def load_exported(folder: Path) -> nn.Module:
     network = build_untrained(Spec.model_validate(card["spec"]))
     if "granularity" not in plan:  # of channels
         network = apply_plan(network, plan)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu", weights_only=True))
     return network.eval()
 
 
 def export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
     """Export to one ONNX file with a free batch size; returns the largest difference from onnxruntime's outputs.
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        example: its input, float32 (at least 2 images, channels, height, width) on the CPU.
+        path: of the file.
 
     Raises:
         ExportError: the outputs differ by more than `ONNX_TOLERANCE` of the largest output.

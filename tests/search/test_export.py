@@ -86,6 +86,19 @@ def test_everything_exported_is_the_winner(job: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+def test_weights_that_were_saved_on_a_gpu_are_loaded_without_one(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before networks were moved to the CPU to be saved."""
+    export.export_job(job, tmp_path / "pruned")
+    state = torch.load(tmp_path / "pruned" / "weights.pt", weights_only=True)
+    monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+    torch.save(state, tmp_path / "pruned" / "weights.pt")
+    for name, tensor in export.load_exported(tmp_path / "pruned").state_dict().items():
+        assert torch.equal(tensor, state[name])
+        assert tensor.device.type == "cpu"
+
+
 def test_one_agent_or_seed_may_be_asked_for(job: Path) -> None:
     results = load_results(job)
     assert choose_winner(results, "uniform", None).trial.agent == "uniform"
