@@ -98,18 +98,18 @@ def measure_winner(
 def measure_layers(
     network: nn.Module, example: torch.Tensor, threads: int, on_layer: Callable[[int, int], None]
 ) -> tuple[MeasuredLayerRecord, ...]:
-    """Each convolution and linear layer that can be sparse, on the input that it gets from the example."""
+    """Each convolution and linear layer that can be sparse and runs, on the input that it gets from the example."""
     layers: dict[str, Layer] = {
         name: module
         for name, module in network.named_modules()
         if type(module) in (nn.Linear, nn.Conv2d) and pads_with_zeros(module)
     }
-    inputs = layer_inputs(network, layers, example)
+    inputs = layer_inputs(network, layers, example)  # none of a layer that only training calls
     records = []
-    for done, (name, layer) in enumerate(layers.items()):
-        on_layer(done, len(layers))
+    for done, (name, layer) in enumerate((name, layer) for name, layer in layers.items() if name in inputs):
+        on_layer(done, len(inputs))
         records.append(_measured_layer(name, layer, inputs[name], threads))
-    on_layer(len(layers), len(layers))
+    on_layer(len(inputs), len(inputs))
     return tuple(records)
 
 

@@ -17,7 +17,7 @@ from hw.sparse.latency import SparseLatencyTable, SparseLayerTimes
 from hw.sparse.replacement import Layer
 from search.cli import main
 from search.job import JobError, load_results, measure_job, run_job
-from search.measure import SPARSE, MeasureOptions
+from search.measure import SPARSE, MeasureOptions, measure_layers
 from search.measure_report import break_even_text, layer_table, measured_verdict, whole_table
 from search.progress import LatencyProgress
 from search.results import MeasuredLayerRecord, MeasuredRecord
@@ -129,6 +129,25 @@ def test_the_verb_prints_the_tables(job: Path) -> None:
     assert "pays below" in said.output
     assert "The pruned network is fastest by" in said.output
     assert said.output.rstrip().endswith(f"report: {job / 'report.html'}")
+
+
+class WithAuxiliaryHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(6, 2)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x)
+        return logits + self.auxiliary(x) if self.training else logits
+
+
+def test_layers_that_evaluation_never_calls_are_left_out() -> None:
+    said: list[tuple[int, int]] = []
+    network, example = WithAuxiliaryHead().eval(), torch.randn(2, 6)
+    records = measure_layers(network, example, 1, lambda *done: said.append(done))
+    assert [record.name for record in records] == ["head"]
+    assert said == [(0, 1), (1, 1)]
 
 
 def test_what_cannot_be_measured_is_refused(job: Path, tmp_path: Path) -> None:
