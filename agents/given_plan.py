@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from agents.base import Agent, BestSoFar, OnEvaluation
-from amc_env.policy import PruningPolicy
+from amc_env.policy import PruningPolicy, is_number
 from amc_env.problem import Evaluation, PruningProblem
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -110,13 +110,9 @@ def read_ratios(path: Path) -> dict[str, float]:
     if isinstance(content, Mapping) and set(content) == {"version", "ratios"}:
         return dict(PruningPolicy.load(path))
     ratios = content if isinstance(content, Mapping) else {}
-    if not ratios or not all(isinstance(name, str) and _is_number(ratio) for name, ratio in ratios.items()):
+    if not ratios or not all(isinstance(name, str) and is_number(ratio) for name, ratio in ratios.items()):
         raise ValueError(f"path: expected {path} to hold name: ratio, as 'conv1: 0.5', got {str(content)[:60]!r}")
     return dict(PruningPolicy(ratios))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _listed(names: list[str]) -> str:

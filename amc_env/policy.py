@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from hw.files import write_atomically
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, numpy's too; true and false are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -15,15 +21,15 @@ class PruningPolicy(Mapping[str, float]):
     """Decision name -> ratio removed, each in [0, 1); the order is the order of the decisions.
 
     Raises:
-        ValueError: a ratio lies outside [0, 1).
+        ValueError: a ratio is no number, or lies outside [0, 1).
     """
 
     ratios: Mapping[str, float]
 
     def __post_init__(self) -> None:
         for name, ratio in self.ratios.items():
-            if not 0.0 <= ratio < 1.0:
-                raise ValueError(f"ratio of {name!r}: expected a fraction removed in [0, 1), got {ratio}")
+            if not (is_number(ratio) and 0.0 <= ratio < 1.0):
+                raise ValueError(f"ratio of {name!r}: expected a fraction removed in [0, 1), got {ratio!r}")
         object.__setattr__(self, "ratios", {name: float(ratio) for name, ratio in self.ratios.items()})
 
     def __getitem__(self, name: str) -> float:
@@ -44,7 +50,7 @@ class PruningPolicy(Mapping[str, float]):
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is not a policy of version 1.
+            ValueError: the file is not a policy of version 1, or one of its ratios is none.
         """
         try:
             content = json.loads(path.read_text())

@@ -74,6 +74,7 @@ def test_a_mapping_in_a_file_is_read(tmp_path: Path, text: str) -> None:
         ("", "to hold name: ratio, as 'conv1: 0.5', got 'None'"),
         ("conv1: half\n", "to hold name: ratio, as 'conv1: 0.5', got \"{'conv1': 'half'}\""),
         ("conv1: 1.0\n", "ratio of 'conv1': expected a fraction removed in [0, 1), got 1.0"),
+        ('{"version": 1, "ratios": {"a": "0.5"}}', "ratio of 'a': expected a fraction removed in [0, 1), got '0.5'"),
         ("{", "cannot be read as a plan: expected the node content, but found '<stream end>'"),
         ('{"version": 2, "ratios": {}}', "expected a pruning policy of version 1, got version 2"),
     ],

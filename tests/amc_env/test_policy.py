@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from amc_env import PruningPolicy
@@ -21,6 +23,19 @@ def test_round_trip_keeps_every_bit_and_the_order(tmp_path: Path) -> None:
 def test_refuses_what_is_no_fraction_removed(ratio: float) -> None:
     with pytest.raises(ValueError, match=r"ratio of 'conv1': expected a fraction removed in \[0, 1\), got"):
         PruningPolicy({"conv1": ratio})
+
+
+@pytest.mark.parametrize(("text", "said"), [('"0.5"', "'0.5'"), ("null", "None"), ("[]", "[]"), ("true", "True")])
+def test_refuses_a_file_whose_ratio_is_no_number(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(f'{{"version": 1, "ratios": {{"a": {text}}}}}')
+    expected = f"ratio of 'a': expected a fraction removed in [0, 1), got {said}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        PruningPolicy.load(path)
+
+
+def test_numbers_of_numpy_are_ratios() -> None:
+    assert dict(PruningPolicy({"a": np.float32(0.5), "b": 0})) == {"a": 0.5, "b": 0.0}  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"ratios": {}}', '{"version": 1, "ratios": 3}'])
