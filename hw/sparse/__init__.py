@@ -1,7 +1,7 @@
 """Sparse layers on a CPU: kernels in numba with vector instructions, layers of torch, and which kernel is fastest."""
 
 from hw.sparse.batch import BatchMatrix
-from hw.sparse.choice import CHANNELS_LAST, DENSE, DENSE_KERNELS, Case, KernelTable, KernelTableError, Measured
+from hw.sparse.choice import CHANNELS_LAST, DENSE, DENSE_KERNELS, Case, KernelTable, Measured
 from hw.sparse.columns import ColumnMatrix
 from hw.sparse.conv import ConvMatrix, Window
 from hw.sparse.interleaved import interleaved_matvec
@@ -20,7 +20,6 @@ __all__ = [
     "ColumnMatrix",
     "ConvMatrix",
     "KernelTable",
-    "KernelTableError",
     "LaneMatrix",
     "LayerChoice",
     "Measured",

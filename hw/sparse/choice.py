@@ -1,23 +1,16 @@
-"""Which kernel runs a layer: measured once, side by side with the dense layer, and kept in a table.
+"""Which kernel runs a layer: measured once, side by side with the dense layer, and remembered for layers alike.
 
 Dense means the faster of torch's two layouts of images: a network can be turned to channels last as a whole.
 
 No rule of density alone would do: what wins depends on the sizes, on how many activations are zero, on the batch and on
-the processor. The table is a JSON file that lies beside a latency table.
+the processor.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import numba
-import torch
-
-from hw.files import write_atomically
-from hw.host import describe_host
 from hw.sparse.side_by_side import time_calls
 
 #: name of the layer as it was
@@ -25,12 +18,7 @@ DENSE = "dense"
 #: name of a convolution as it is in a network whose images are stored pixel by pixel
 CHANNELS_LAST = "dense channels_last"
 DENSE_KERNELS = (DENSE, CHANNELS_LAST)
-_VERSION = 2
 _NEAR = 0.1  # densities that differ by this fraction count as the same
-
-
-class KernelTableError(ValueError):
-    """A file is no table of kernels."""
 
 
 @dataclass(frozen=True)
@@ -116,33 +104,3 @@ class KernelTable:
         new = Measured(case, {name: timing.p10 for name, timing in time_calls(kernels, seed=seed).items()})
         self.measured.append(new)
         return new
-
-    def save(self, path: Path) -> None:
-        """Write the table and where it was measured, as JSON."""
-        host = describe_host({"numba": numba.__version__, "torch": torch.__version__})
-        content = {
-            "kernel_table": _VERSION,
-            "host": asdict(host),
-            "cases": [asdict(entry.case) | {"milliseconds": dict(entry.milliseconds)} for entry in self.measured],
-        }
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> KernelTable:
-        """Read a table.
-
-        Raises:
-            KernelTableError: the file is none, or of another version.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content["kernel_table"]
-            cases = [dict(entry) for entry in content["cases"]]
-            measured = [Measured(milliseconds=entry.pop("milliseconds"), case=Case(**entry)) for entry in cases]
-        except (ValueError, TypeError, LookupError) as error:
-            raise KernelTableError(
-                f"{path}: expected a table of kernels, got {error!r}; delete it to measure anew"
-            ) from error
-        if version != _VERSION:
-            raise KernelTableError(f"{path}: expected version {_VERSION}, got {version}; delete it to measure anew")
-        return cls(measured)

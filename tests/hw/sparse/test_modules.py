@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -16,7 +15,6 @@ from hw.sparse import (
     DENSE,
     Case,
     KernelTable,
-    KernelTableError,
     Measured,
     SparseConv2d,
     SparseLinear,
@@ -192,18 +190,3 @@ def test_a_kernel_gains_on_the_faster_dense_layout() -> None:
     assert Measured(case(), {DENSE: 1.0, CHANNELS_LAST: 2.0, "conv": 0.5}).gain == 2.0
     beaten = Measured(case(), {DENSE: 2.0, CHANNELS_LAST: 1.0, "conv": 1.5})
     assert (beaten.fastest, beaten.gain) == (CHANNELS_LAST, 1.0)
-
-
-def test_a_table_is_kept_in_a_file(tmp_path: Path) -> None:
-    table = KernelTable([Measured(case(), {DENSE: 2.0, "lanes": 0.5}), Measured(case(0.3), {DENSE: 2.0})])
-    table.save(tmp_path / "kernels.json")
-    assert KernelTable.load(tmp_path / "kernels.json") == table
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"kernel_table": 1, "cases": []}', '{"kernel_table": 2, "cases": [{}]}']
-)
-def test_another_file_is_no_table(tmp_path: Path, text: str) -> None:
-    (tmp_path / "kernels.json").write_text(text)
-    with pytest.raises(KernelTableError, match=r"kernels\.json: expected .*; delete it to measure anew"):
-        KernelTable.load(tmp_path / "kernels.json")
