@@ -24,7 +24,6 @@ from typing import Any
 import _problems as problems
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from agents.allocation import allocate
@@ -33,6 +32,7 @@ from amc_env.evaluation import NetworkProblem
 from amc_env.image_problem import SplitName
 from amc_env.problem import Widths
 from amc_env.settings import EvaluationSettings
+from search.rank_correlation import spearman
 
 _SPLITS: tuple[SplitName, ...] = ("search", "test")
 _FEW_IMAGES = "sequential, 50 images"
@@ -100,12 +100,6 @@ def _accuracy(problem: NetworkProblem, network: torch.nn.Module, split: SplitNam
     return accuracy
 
 
-def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's, with ranks averaged over ties."""
-    ranks = [np.array([((v > values).sum() + (v >= values).sum()) / 2 for v in values]) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
 def _plans(problem: NetworkProblem, count: int) -> list[tuple[str, Widths]]:
     most = problem.ratios(problem.smallest_widths)
     rng = np.random.default_rng(0)
@@ -132,10 +126,7 @@ def _print(rows: dict[str, dict[str, float]], as_json: bool) -> None:
     random = [row for name, row in rows.items() if name.startswith("random")]
     finals = [name for name in ("final", "fine-tuned") if random and name in random[0]]
     correlations = {
-        name: {
-            final: _rank_correlation(-np.array([row[name] for row in random]), np.array([row[final] for row in random]))
-            for final in finals
-        }
+        name: {final: spearman([-row[name] for row in random], [row[final] for row in random]) for final in finals}
         for name in (random[0] if len(random) > 1 else ())
         if name not in finals
     }

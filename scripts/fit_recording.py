@@ -26,7 +26,7 @@ from amc_env.matern import distances, matern
 from amc_env.problem import Widths
 from amc_env.recorded import LINKS, Fit, Link, Recording, Surrogate
 from search.build import build_problem, load_data
-from search.latency import rank_correlation
+from search.rank_correlation import spearman
 from search.spec import load_spec
 
 Array = NDArray[np.float64]
@@ -168,7 +168,7 @@ def agreement(foretold: Array, values: Array) -> tuple[float, float, float]:
     if len(values) < 2:
         return (0.0, 0.0, 0.0)
     rmse = float(np.sqrt(((foretold - values) ** 2).mean()))
-    return rmse, float(values.std()), rank_correlation(foretold.tolist(), values.tolist())
+    return rmse, float(values.std()), spearman(foretold.tolist(), values.tolist())
 
 
 if __name__ == "__main__":

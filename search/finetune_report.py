@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from search.figures import NONE, duration, error_text, percent
+from search.rank_correlation import spearman
 from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
 from search.svg import Frame, Scale, colour, drawing, number, padded, path, tick_step, ticks, x_axis, y_axis
 from search.svg import steps as staircase
@@ -57,8 +57,8 @@ def fine_tuning_verdict(results: Results, record: FineTuneRecord) -> list[str]:
         for network in record.winners
         if network.after is not None
     }
-    correlation = None if len(pairs) < _FEWEST else spearman(*zip(*pairs.values(), strict=True))
-    if correlation is not None:
+    correlation = math.nan if len(pairs) < _FEWEST else spearman(*zip(*pairs.values(), strict=True))
+    if not math.isnan(correlation):
         said = "keeps" if correlation > 0.9 else "mostly keeps" if correlation > 0.5 else "does not keep"
         lines.append(
             f"Over {len(pairs)} different policies, Spearman's rank correlation of the test figures before and after "
@@ -125,21 +125,6 @@ def _stored(results: Results, network: FineTunedRecord) -> str:
         f"prunes were removed in the training; stored, the network takes {percent(size / dense, 1)} of the dense one's "
         f"bytes.{over}"
     )
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, equal values sharing the mean of their ranks; None if all of one side are equal."""
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
-    if any(np.ptp(each) == 0.0 for each in ranks):
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    below = (values[:, None] > values).sum(axis=1)
-    equal = (values[:, None] == values).sum(axis=1)
-    ranks: np.ndarray[tuple[int], np.dtype[np.float64]] = below + (equal + 1) / 2
-    return ranks
 
 
 def _cells(results: Results, network: FineTunedRecord) -> list[str]:

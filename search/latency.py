@@ -21,6 +21,7 @@ from hw.profiling import OnProgress, Plan, Profiler, build_table
 from hw.runtimes import Runtime, find_runtime
 from hw.runtimes.torch_runtimes import TorchEager
 from hw.timing import DISTURBED, SIDE_BY_SIDE, Effort, FloatArray, Timing, latency, time_interleaved, uncertainty
+from search.rank_correlation import spearman
 
 _ATTEMPTS = 4
 #: how long whole networks are timed when a prediction or a budget is checked
@@ -127,13 +128,13 @@ class Verification:
     def rank_correlation(self) -> float:
         """Spearman's, of predicted and measured."""
         predicted = [network.predicted_ms for network in self.networks]
-        return rank_correlation(predicted, [network.measured_ms for network in self.networks])
+        return spearman(predicted, [network.measured_ms for network in self.networks])
 
     @property
     def noise_rank_correlation(self) -> float:
         """Spearman's, of the two measurements: more cannot be asked of a prediction."""
         first = [network.first_ms for network in self.networks]
-        return rank_correlation(first, [network.second_ms for network in self.networks])
+        return spearman(first, [network.second_ms for network in self.networks])
 
 
 def verify_table(
@@ -229,12 +230,6 @@ def time_winners(
             )
         )
     return WinnersTimed(Timing.of(dense), Timing.of(again), speed, tuple(winners))
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's, without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 class _Timer:

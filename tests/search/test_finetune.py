@@ -12,8 +12,6 @@ import click.testing
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import search.finetune_job
@@ -26,7 +24,6 @@ from search.build import build_problem, load_training_images
 from search.cli import main
 from search.export import load_exported
 from search.finetune_job import check_recipe
-from search.finetune_report import spearman
 from search.job import load_results
 from search.progress import FineTuneProgress
 from search.report import render_report
@@ -345,21 +342,3 @@ def test_the_report_says_whether_the_order_stays(
 def test_two_networks_have_no_correlation(toy_results: Callable[..., Results]) -> None:
     assert "Spearman" not in render_report(with_tuned(toy_results(), [(0.1, 0.2), (0.3, 0.4)]))
     assert "Spearman" not in render_report(with_tuned(toy_results(), [(0.1, 0.2), (0.1, 0.4), (0.1, 0.5)]))
-
-
-def test_rank_correlation_of_known_values() -> None:
-    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1.0)
-    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1.0)
-    assert spearman([86, 97, 99, 100, 101], [2, 20, 28, 27, 50]) == pytest.approx(1 - 6 * 2 / (5 * 24))
-    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))  # ranks 1, 2.5, 2.5, 4
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=12))
-def test_rank_correlation_sees_the_order_only(pairs: list[tuple[int, int]]) -> None:
-    first, second = [a for a, _ in pairs], [b for _, b in pairs]
-    plain, bent = spearman(first, second), spearman([a**3 for a in first], [2.0**b for b in second])
-    assert (plain is None) == (bent is None) == (len(set(first)) == 1 or len(set(second)) == 1)
-    if plain is not None and bent is not None:
-        assert bent == pytest.approx(plain, abs=1e-12)
-        assert -1.0 - 1e-12 <= plain <= 1.0 + 1e-12
