@@ -12,8 +12,13 @@ import torch
 def torch_threads(count: int) -> Iterator[None]:
     """Within it torch's operators run on so many threads; afterwards on as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    _set(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _set(before)
+
+
+def _set(count: int) -> None:
+    if torch.get_num_threads() != count:  # not to disturb what is timed
+        torch.set_num_threads(count)

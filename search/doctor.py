@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -82,7 +81,9 @@ def _cpus() -> str:
 
 
 def _cache_folder() -> str:
-    folder = Path(os.environ.get("AMC_CACHE") or "~/.cache/amc-search").expanduser()
+    from amc_env.cache import cache_folder
+
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

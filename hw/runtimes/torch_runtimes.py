@@ -14,6 +14,7 @@ from torch import nn
 from hw.layers import LayerShape
 from hw.runtimes.base import NetworkFamily, ProfiledNetwork, Runtime, RuntimeUnavailableError
 from hw.timing import FloatArray
+from hw.torch_threads import torch_threads
 
 
 class TorchEager(Runtime):
@@ -104,11 +105,11 @@ class _Module:
     def __init__(self, runtime: TorchEager, network: nn.Module, example: torch.Tensor) -> None:
         self._runtime, self._example = runtime, example
         network = network.to(runtime.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        with _threads(runtime.threads), torch.inference_mode():
+        with torch_threads(runtime.threads), torch.inference_mode():
             self._forward = runtime.prepare(network, example)
 
     def run(self) -> float:
-        with _threads(self._runtime.threads), torch.inference_mode():
+        with torch_threads(self._runtime.threads), torch.inference_mode():
             start = self._runtime.mark()
             self._forward(self._example)
             return float(self._runtime.elapsed([start, self._runtime.mark()])[0])
@@ -125,7 +126,7 @@ class _ProfiledModule(_Module, ProfiledNetwork):
             modules[name].register_forward_pre_hook(self._enter)
 
     def run(self) -> float:
-        with _threads(self._runtime.threads), torch.inference_mode():
+        with torch_threads(self._runtime.threads), torch.inference_mode():
             self._marks = [self._runtime.mark()]
             self._forward(self._example)
             marks = [self._marks[0], *self._marks[2:], self._runtime.mark()]  # what runs before the first layer is its
@@ -142,19 +143,3 @@ class _ProfiledModule(_Module, ProfiledNetwork):
 
     def _enter(self, *_: Any) -> None:
         self._marks.append(self._runtime.mark())
-
-
-class _threads:
-    """Run with so many threads, and put the number back."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        if self._before != self._threads:
-            torch.set_num_threads(self._threads)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before != self._threads:
-            torch.set_num_threads(self._before)
