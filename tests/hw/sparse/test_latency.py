@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 from hw.host import Host
 from hw.layers import LayerShape
 from hw.sparse.latency import SparseLatencyError, SparseLatencyTable, SparseLayerTimes, measure_sparse_latency
+from hw.sparse.replacement import Layer
+from hw.timing import Timing
 
 TIMES = SparseLayerTimes(dense_ms=5.0, weights=(10, 30, 50), milliseconds=(2.0, 1.0, 6.0))
 TABLE = SparseLatencyTable(1, 2, 0.5, {"fc": TIMES}, Host(processor="some", cpus=2))
@@ -74,21 +77,50 @@ def test_it_does_not_follow_from_channels() -> None:
         TABLE.bind([layer])
 
 
-def test_a_network_is_measured_layer_by_layer() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
-    thin = nn.Linear(8 * 36, 4).eval()
+class Plus(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 9.0
+
+
+def constant(layer: Layer, value: float) -> Layer:
+    """The layer, giving the value everywhere."""
     with torch.no_grad():
-        thin.weight[:, 5:] = 0.0
+        layer.weight.zero_()
+        layer.bias.fill_(value)  # type: ignore[union-attr]
+    return layer.eval()
+
+
+def made_up_times(calls: Mapping[str, Callable[[], Any]], *, seed: int) -> dict[str, Timing]:
+    """A call takes as many milliseconds as it gives; channels last, and two of three kernels, one more."""
+    times = {
+        name: float(call().max()) + name.startswith(("torch, channels last", "lanes", "panels"))
+        for name, call in calls.items()
+    }
+    return {name: Timing(1, time, time, time) for name, time in times.items()}
+
+
+def test_a_network_is_measured_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hw.sparse.latency.time_calls", made_up_times)
+    conv, linear = constant(nn.Conv2d(3, 8, 3), 5.0), constant(nn.Linear(8 * 36, 4), 3.0)
+    variants: dict[str, dict[int, Layer]] = {
+        "0": {20: constant(nn.Conv2d(3, 8, 3), 1.0), 60: constant(nn.Conv2d(3, 8, 3), 2.0)},
+        "3": {30: constant(nn.Linear(8 * 36, 4), 0.5), 10: constant(nn.Linear(8 * 36, 4), 0.25)},
+    }
     said: list[tuple[int, int]] = []
     table = measure_sparse_latency(
-        network, torch.randn(2, 3, 8, 8), {"3": {20: thin}}, threads=1, on_layer=lambda *done: said.append(done)
+        nn.Sequential(conv, nn.ReLU(), nn.Flatten(), linear, Plus()).eval(),
+        torch.randn(2, 3, 8, 8),
+        variants,
+        threads=1,
+        on_layer=lambda *done: said.append(done),
     )
-    assert said == [(0, 1), (1, 1)]
-    assert (table.threads, table.batch, set(table.layers)) == (1, 2, {"3"})
-    assert table.layers["3"].weights == (20,)
-    assert table.rest_ms >= 0.0
-    assert table.layers["3"].at(20) <= table.layers["3"].dense_ms
+    assert said == [(0, 2), (1, 2), (2, 2)]
+    assert (table.threads, table.batch) == (1, 2)
+    assert table.layers == {
+        "0": SparseLayerTimes(5.0, (20, 60), (1.0, 2.0)),
+        "3": SparseLayerTimes(3.0, (10, 30), (0.25, 0.5)),
+    }
+    assert table.rest_ms == 12.0 - 5.0 - 3.0
 
 
 @pytest.mark.parametrize("padding", [{"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}], ids=str)
