@@ -2,7 +2,9 @@
 
 Two decisions that meet in one layer get different columns of an orthogonal array of strength 2 (R. C. Bose, 1938, from
 lines over a prime field), so that q*q networks show every layer at all q*q pairs of levels, however many layers there
-are. Decisions that never meet may share a column.
+are. Decisions that never meet may share a column; a chain of layers needs two, residual sums one or two more. There are
+q columns, and 13 at the most: where more decisions all meet each other, as in a DenseNet whose layers each read all
+before them without a bottleneck, some of them share a column all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def covering_levels(decisions: int, meet: Collection[tuple[int, int]], levels: i
     Args:
         decisions: how many.
         meet: pairs of decisions that decide the two widths of one layer.
-        levels: at least so many; the next prime that has enough columns is taken.
+        levels: at least so many; the next prime that has enough columns is taken, up to 13. If even 13 are too few,
+            two decisions that meet and share a column see 13 of the 169 pairs of levels.
     """
     colours = _colours(decisions, meet)
     q = next((prime for prime in _PRIMES if prime >= levels and prime > max(colours, default=0)), _PRIMES[-1])

@@ -24,6 +24,7 @@ from hw.timing import DISTURBED, SIDE_BY_SIDE, Effort, FloatArray, Timing, laten
 from search.rank_correlation import spearman
 
 _ATTEMPTS = 4
+_TIMED = ("conv", "linear")  # of a network's layers; the others' time counts with theirs
 #: how long whole networks are timed when a prediction or a budget is checked
 CHECKED = Effort(fewest=45, most=120)
 
@@ -33,7 +34,7 @@ class TableSize:
     """How much is measured for a table.
 
     Attributes:
-        levels: widths of each decision that are met in every pair, at least; a prime is taken.
+        levels: widths of each decision that are met in every pair, at least, see `covering_levels`; a prime is taken.
         random: further networks of random widths, for what the layers' entries miss.
         seconds: in which disturbed measurements are repeated; the first pass always ends.
     """
@@ -238,7 +239,7 @@ class _Timer:
     def __init__(self, problem: NetworkProblem, conditions: Conditions) -> None:
         self._problem = problem
         self.runtime: Runtime = find_runtime(conditions.runtime, conditions.threads)
-        self._rows = [i for i, layer in enumerate(problem.layers) if layer.op in ("conv", "linear")]
+        self._rows = [i for i, layer in enumerate(problem.layers) if layer.op in _TIMED]
         self.layers: list[LayerShape] = [problem.layers[row] for row in self._rows]
         example = problem.timed_input(conditions.batch)
         dense = problem.thin_shape(problem.dense_widths, folded=self.runtime.folds_batchnorm)
@@ -284,11 +285,16 @@ class _Timed:
 
 
 def _covering(problem: NetworkProblem, levels: int) -> list[Widths]:
-    """Networks in which each layer meets all pairs of so many levels of its two widths."""
+    """Networks in which each convolution and linear layer meets all pairs of so many levels of its two widths.
+
+    As far as `covering_levels` can. Norms have no time of their own in a table; one after a concatenation would let all
+    that is joined there meet.
+    """
     channels = problem.channels
     meet = {
         (int(a), int(b))
-        for ins, outs in zip(channels.in_per_unit, channels.out_per_unit, strict=True)
+        for layer, ins, outs in zip(problem.layers, channels.in_per_unit, channels.out_per_unit, strict=True)
+        if layer.op in _TIMED
         for a in np.flatnonzero(ins)
         for b in np.flatnonzero(outs)
     }

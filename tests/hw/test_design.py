@@ -57,6 +57,14 @@ def test_more_levels_are_taken_when_all_meet_each_other() -> None:
     assert all(len(pairs_seen(levels, a, b)) == 25 for a, b in everyone)
 
 
+@pytest.mark.parametrize(("decisions", "fewest"), [(13, 169), (14, 13)])
+def test_of_more_than_13_that_all_meet_some_share_a_column(decisions: int, fewest: int) -> None:
+    everyone = [(a, b) for a in range(decisions) for b in range(a)]
+    levels = covering_levels(decisions, everyone, 7)
+    assert levels.shape == (169, decisions)
+    assert min(len(pairs_seen(levels, a, b)) for a, b in everyone) == fewest
+
+
 def test_decisions_that_share_a_column_still_differ() -> None:
     """Decisions 0 and 2 of a chain never meet; the same widths in both would still blur what each of them costs."""
     levels = covering_levels(3, [(0, 1), (1, 2)], 5)

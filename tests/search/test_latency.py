@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click.testing
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 
 import search.finetune_job
 import search.latency
 import search.latency_job
 from amc_env.env import PruningEnv
-from amc_env.evaluation import NetworkProblem
+from amc_env.evaluation import NetworkProblem, channel_map
+from amc_env.pruning.trace import trace_channels
 from hw.latency_file import load_table, save_table
 from hw.latency_table import LatencyTable
 from hw.timing import Effort, Timing
@@ -402,3 +407,29 @@ def test_winners_are_not_timed_again_because_their_fine_tuning_was_interrupted(
     results = load_results(job)
     assert results.finetune is not None
     assert results.latency == timed
+
+
+class Joined(nn.Module):
+    """Many branches; one norm and one linear layer read them all, as in DenseNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(1, 8, 3) for _ in range(14))
+        self.norm = nn.BatchNorm2d(14 * 8)
+        self.head = nn.Linear(14 * 8, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        joined = self.norm(torch.cat([branch(image) for branch in self.branches], 1))
+        logits: torch.Tensor = self.head(joined.relu().mean((2, 3)))
+        return logits
+
+
+def test_a_norm_lets_no_decisions_meet() -> None:
+    graph = trace_channels(Joined().eval(), torch.rand(1, 1, 6, 6))
+    problem: Any = SimpleNamespace(
+        channels=channel_map(graph, graph.groups),
+        layers=graph.layers,
+        decisions=[SimpleNamespace(choices=tuple(range(1, 9))) for _ in graph.groups],
+    )
+    assert [layer.op for layer in graph.layers].count("norm") == 1
+    assert len(search.latency._covering(problem, 7)) == 49
