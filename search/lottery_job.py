@@ -2,10 +2,12 @@
 
 - `DIR/seed<k>/`: see `amc_env.training.lottery`
 - `DIR/results.json`, `DIR/lottery.html`: when all seeds are done
+- `DIR/lock`: locked by the process that searches
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -26,6 +28,7 @@ from hw.files import write_atomically
 from hw.torch_threads import torch_threads
 from search.build import build_architecture, splits_of, training_of
 from search.errors import UserError
+from search.locking import acquire
 from search.lottery_report import LeftCurve, LeftPoint
 from search.lottery_spec import LotterySpec
 from search.results import Record
@@ -97,7 +100,7 @@ def run_lottery(
         on_progress: told after each step, with how many seeds are done.
 
     Raises:
-        LotteryError: network or data are not as the spec says, or the folder is of another search.
+        LotteryError: network or data are not as the spec says, or the folder is of another search or in use.
     """
     section = spec.lottery
     try:
@@ -113,7 +116,7 @@ def run_lottery(
             device=device,
         )
         networks: list[TicketRecord] = []
-        with torch_threads(section.threads):
+        with _locked(folder), torch_threads(section.threads):
             for done, seed in enumerate(spec.seeds):
                 place = folder / f"seed{seed}"
                 networks += find_tickets(lottery, seed, place, lambda progress, done=done: on_progress(done, progress))  # type: ignore[misc]
@@ -129,6 +132,15 @@ def run_lottery(
     )
     write_atomically(folder / "results.json", results.model_dump_json(indent=1))
     return results
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as file:
+        if not acquire(file, 1.0):
+            raise LotteryError(f"{folder}: another process is running this search")
+        yield
 
 
 def _untrained(spec: LotterySpec, seed: int) -> nn.Module:

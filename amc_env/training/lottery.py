@@ -17,7 +17,7 @@ In the folder of a search for tickets:
 - `rewound.pt`: the weights to which tickets go back
 - `round<r>-<arm>.pt`, `-masks.npz`, `.json`: a network when it was trained, its masks, and what became of it; round 0
   is the dense network
-- `training.pt`: the state of the training that is under way, after each of its epochs
+- `round<r>-<arm>-training.pt`: the state of a training that is under way, after each of its epochs
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def find_tickets(
     Args:
         lottery: what to do.
         seed: at least 0.
-        folder: of this seed alone.
+        folder: of this seed alone, and of one process at a time.
         on_progress: told after each step.
 
     Raises:
@@ -290,7 +290,9 @@ class _Search:
     ) -> TicketRecord:
         """Train a network with no other weights than those of the masks, or read what became of it."""
         path = self._folder / f"{_name(number, arm)}.json"
+        checkpoint = path.with_name(f"{path.stem}-training.pt")
         if path.exists():
+            checkpoint.unlink(missing_ok=True)
             return _read(path)
         self._mask(network, masks)
 
@@ -307,7 +309,7 @@ class _Search:
             self._lottery.preprocessing,
             self._recipe,
             first_step=self._lottery.settings.rewind if arm not in ("dense", "reinitialised") else 0,
-            checkpoint=self._folder / "training.pt",
+            checkpoint=checkpoint,
             on_progress=report,
             device=self._lottery.device,
         )
@@ -324,7 +326,7 @@ class _Search:
         write_npz(path.with_name(f"{path.stem}-masks.npz"), masks, compressed=True)
         save_weights(network, path.with_suffix(".pt"))
         write_atomically(path, json.dumps(asdict(record)))
-        (self._folder / "training.pt").unlink()
+        checkpoint.unlink(missing_ok=True)
         return record
 
     def _mask(self, network: nn.Module, masks: Masks) -> None:

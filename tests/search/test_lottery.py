@@ -12,6 +12,7 @@ import torch
 
 from amc_env.training.lottery import LotteryProgress
 from search.cli import main
+from search.locking import acquire
 from search.lottery_job import LotteryResults, run_lottery
 from search.lottery_report import LeftCurve, LeftPoint, left_plot, left_table
 from search.lottery_spec import LotterySpec
@@ -106,6 +107,17 @@ def test_a_folder_of_another_search_is_refused(spec: Path, tmp_path: Path) -> No
     outcome = amc("lottery", spec, *small, "--set", "lottery.ratio=0.3")
     assert outcome.exit_code == 2
     assert "of another search for tickets: seed, network, images or recipe are not the same" in outcome.stderr
+
+
+def test_a_folder_in_use_is_refused(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "lock").open("ab") as lock:
+        assert acquire(lock, 0.0)
+        outcome = amc("lottery", spec, "--out", out)
+    assert outcome.exit_code == 2
+    assert f"{out}: another process is running this search" in outcome.stderr
+    assert not (out / "seed0").exists()
 
 
 def test_table_and_plot() -> None:

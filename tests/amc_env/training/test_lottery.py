@@ -146,6 +146,39 @@ def test_an_interrupted_search_comes_to_the_same(training: Split, tmp_path: Path
     assert {progress.round for progress in silent} == {3}
 
 
+def test_a_search_goes_on_whose_process_ended_after_a_record_was_written(
+    training: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith("training.pt"):
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            find_tickets(lottery(training), 0, tmp_path)
+    assert (tmp_path / "round0-dense.json").exists()
+    assert len(find_tickets(lottery(training), 0, tmp_path)) == 9
+    assert not list(tmp_path.glob("*training.pt"))
+
+
+def test_interrupted_in_an_arm_others_can_be_trained_first(training: Split, tmp_path: Path) -> None:
+    def interrupt(progress: LotteryProgress) -> None:
+        if (progress.arm, progress.training.step) == ("one_shot", 7):  # in its second epoch: the first is kept
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_tickets(lottery(training), 0, tmp_path, interrupt)
+    find_tickets(lottery(training, arms=("ticket",)), 0, tmp_path)
+    steps: list[tuple[int, str, int]] = []
+    find_tickets(lottery(training), 0, tmp_path, lambda at: steps.append((at.round, at.arm, at.training.step)))
+    assert steps[0] == (1, "one_shot", 6)
+    assert not list(tmp_path.glob("*training.pt"))
+
+
 def test_another_search_is_refused(training: Split, tmp_path: Path) -> None:
     find_tickets(lottery(training, rounds=1, arms=("ticket",)), 0, tmp_path)
     for changed, seed in ((lottery(training, ratio=0.4), 0), (lottery(training), 1), (lottery(training, rewind=1), 0)):
