@@ -150,7 +150,8 @@ def lottery_page(title: str, curves: Sequence[LeftCurve], dense: LeftPoint, spec
     seeds = "one seed" if len(dense.accuracies) == 1 else f"{len(dense.accuracies)} seeds"
     caption = (
         f"Test accuracy of {seeds}: means, with bars from the worst seed to the best; dashed is the dense network. All "
-        "networks of a round train by the same recipe."
+        "networks train to the end of the same recipe: new weights from its first step, the others from the step to "
+        "which tickets go back."
     )
     written = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)
     sections = [

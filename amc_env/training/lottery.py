@@ -1,7 +1,8 @@
 """Lottery tickets: sparse networks that train as well as the dense one, from its own first weights.
 
 A ticket is found by iterative magnitude pruning: train, remove the smallest weights, set the rest back to what they
-were, and again. Beside it stand one-shot pruning and two controls, all of which train as many steps.
+were, and again. Beside it stand one-shot pruning and two controls. All train to the end of one recipe: new weights
+from step 0, the dense network's weights after k steps from step k.
 
 [LTH] Frankle and Carbin, The lottery ticket hypothesis, arXiv 1803.03635, section 2: back to the initial weights.
 [REWIND] Frankle et al., Stabilizing the lottery ticket hypothesis, arXiv 1903.01611, section 3: back to the weights
@@ -9,7 +10,7 @@ after k steps, from where the training goes on with the learning rate of step k.
 
 Differences from the papers: by default one threshold for all layers ([LTH] has one for each layer of its LeNet, and
 half the rate at the output); the order of the images after a rewinding is that of a new training; the momentum begins
-at 0 again.
+at 0 again; new weights train from step 0, where the authors' code (open_lth) begins at step k unless it is told.
 
 In the folder of a search for tickets:
 
@@ -64,8 +65,9 @@ class LotterySettings:
         rewind: steps of the dense training to whose weights tickets go back; 0 for the initial ones.
         scope: "global": one threshold for all layers; "local": the same fraction of each.
         arms: what is trained in each round. "ticket": always. "one_shot": with the dense network's smallest weights
-            removed at once, from the same weights. "reinitialised": the ticket's mask on other initial weights.
-            "random_mask": as many weights of each layer as in the ticket, drawn at random, from the ticket's weights.
+            removed at once, from the same weights. "reinitialised": the ticket's mask on other initial weights, from
+            step 0. "random_mask": as many weights of each layer as in the ticket, drawn at random, from the ticket's
+            weights.
     """
 
     training: FineTuneSettings

@@ -58,6 +58,7 @@ def test_it_writes_results_a_table_and_a_page(spec: Path, tmp_path: Path) -> Non
     page = (out / "lottery.html").read_text()
     assert "<h1>digits-tickets: lottery tickets</h1>" in page
     assert page.count('<figure class="plot') == 2
+    assert "new weights from its first step, the others from the step to which tickets go back." in page
     again = amc("lottery", spec, "--out", out, "--json")
     assert again.stderr == ""
     assert LotteryResults.model_validate(json.loads(again.stdout)) == results
