@@ -80,7 +80,7 @@ def left_plot(curves: Sequence[LeftCurve], dense: LeftPoint, width: int = 960, h
     """Mean accuracies with bars from the worst seed to the best; the dense network's mean is dashed.
 
     Shares of weights are on a logarithmic axis, fewer to the right. A curve that falls far below the rest ends at the
-    lower edge.
+    lower edge; the line of one that begins below it comes from the dense network.
     """
     points = [point for curve in curves for point in curve.points]
     label = "Accuracy against the weights left"
@@ -100,23 +100,21 @@ def left_plot(curves: Sequence[LeftCurve], dense: LeftPoint, width: int = 960, h
     parts.append(text(frame.left + 6, y(dense.mean) - 6, f"dense {percent(dense.mean)}", "note"))
     for index, curve in enumerate(curves):
         seen = list(itertools.takewhile(lambda point: point.mean >= y.low, curve.points))
-        places = [(x(-math.log(point.left)), y(point.mean)) for point in seen]
-        parts += _curve(index, curve.name, seen, places, _leaving(curve.points[len(seen) - 1 :], x, y))
-        for point in seen:
-            place = x(-math.log(point.left)) + 3 * (index - len(curves) / 2)
+        drawn = seen or [dense]
+        places = [(x(-math.log(point.left)), y(point.mean)) for point in drawn]
+        leaving = _leaving([drawn[-1], *curve.points[len(seen) :]], x, y)
+        parts.append(path([*places, *leaving], f"curve thin {colour(index)}"))
+        for point, place in zip(seen, places, strict=False):
+            parts.append(marker(index, *place, 4.5, f"winner {colour(index)}", _tip(curve, point)))
+            across = place[0] + 3 * (index - len(curves) / 2)
             low, high = y(min(point.accuracies)), y(max(point.accuracies))
-            parts.append(f'<g class="{colour(index)}">{line(place, low, place, high, "once")}</g>')
+            parts.append(f'<g class="{colour(index)}">{line(across, low, across, high, "once")}</g>')
     return drawing(width, height, label, parts)
 
 
-def _curve(
-    index: int, name: str, points: Sequence[LeftPoint], places: Sequence[Point], leaving: Sequence[Point]
-) -> list[str]:
-    parts = [path([*places, *leaving], f"curve thin {colour(index)}")]
-    for point, place in zip(points, places, strict=True):
-        tip = f"{name}: {percent(point.mean)} with {percent(point.left, 1)} of the weights ({point.times} fewer)"
-        parts.append(marker(index, *place, 4.5, f"winner {colour(index)}", tip))
-    return parts
+def _tip(curve: LeftCurve, point: LeftPoint) -> str:
+    weights = f"{percent(point.left, 1)} of the weights ({point.times} fewer)"
+    return f"{curve.name}: {percent(point.mean)} with {weights}"
 
 
 def _leaving(points: Sequence[LeftPoint], x: Scale, y: Scale) -> list[Point]:

@@ -147,3 +147,12 @@ def test_a_curve_that_falls_far_below_the_rest_leaves_the_plot() -> None:
     lower, upper = re.findall('class="curve thin[^"]*" d="([^"]*)"', drawing)[::-1]
     assert len(re.findall("[ML]", upper)) == 3
     assert len(re.findall("[ML]", lower)) == 2
+
+
+def test_a_curve_that_begins_far_below_the_rest_falls_from_the_dense_network_out_of_the_plot() -> None:
+    near, fallen = (tuple(LeftPoint(0.5**number, (mean,)) for number in (1, 2, 3)) for mean in (0.95, 0.1))
+    curves = [LeftCurve("near", near), LeftCurve("as near", near), LeftCurve("fallen", fallen)]
+    drawing = left_plot(curves, LeftPoint(1.0, (0.96,)))
+    assert "fallen: " not in drawing
+    start, end = re.findall(r'class="curve thin c2" d="M(\S+) \S+L(\S+) 336"', drawing)[0]
+    assert 76 == float(start) < float(end) < 357
