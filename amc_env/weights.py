@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from hw.files import write_atomically
 
 _SAVE = "torch.save(network.state_dict(), path)"
 _FIRST_BYTES = (b"P", b"\x80")  # a zip archive, or the pickle protocol of torch before 1.6
@@ -56,13 +57,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the state_dict; the file is whole or not there, also when several processes write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            torch.save(network.state_dict(), stream)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    stream = io.BytesIO()
+    torch.save(network.state_dict(), stream)
+    write_atomically(path, stream.getvalue())
 
 
 def weights_digest(network: nn.Module) -> str:

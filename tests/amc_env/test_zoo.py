@@ -189,6 +189,7 @@ def test_weights_round_trip_and_convert(tmp_path: Path) -> None:
     first, second = digits_network(4), digits_network(4)
     assert weights_digest(first) != weights_digest(second)
     save_weights(first, tmp_path / "new" / "weights.pt")
+    assert (tmp_path / "new" / "weights.pt").stat().st_mode & 0o777 == 0o644
     load_weights(second, tmp_path / "new" / "weights.pt")
     assert weights_digest(first) == weights_digest(second)
 
