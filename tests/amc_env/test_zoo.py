@@ -95,10 +95,7 @@ def test_the_option_a_shortcut_pads_as_its_attribute_says() -> None:
     assert not out[:, 4:].any()
 
 
-def test_the_trained_digits_network_is_accurate_and_trained_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
+def test_the_trained_digits_network_is_accurate_and_trained_once(tmp_path: Path) -> None:
     path = digits_weights()
     assert path.parent == tmp_path / "cache"
     assert [file.name for file in path.parent.iterdir()] == [path.name]

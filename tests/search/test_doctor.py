@@ -14,9 +14,8 @@ from search.doctor import Finding, diagnose
 
 
 @pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_local_ray", lambda: "not started")
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
 
 def finding(check: str) -> Finding:

@@ -42,16 +42,9 @@ evaluations: 2
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     (folder / "spec.yaml").write_text(SPEC)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMC_CACHE", str(folder / "cache"))
-        results = run_job(load_spec(folder / "spec.yaml"), folder / "job")
+    results = run_job(load_spec(folder / "spec.yaml"), folder / "job")
     assert results.status == "finished"
     return folder / "job"
-
-
-@pytest.fixture(autouse=True)
-def _cache(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AMC_CACHE", str(job.parent / "cache"))
 
 
 def problem_of(results: Results) -> NetworkProblem:
@@ -116,9 +109,7 @@ def series_job(job: Path) -> Path:
     folder = job.parent / "series"
     shutil.copytree(job, folder)
     results = load_results(job)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMC_CACHE", str(job.parent / "cache"))
-        problem = problem_of(results)
+    problem = problem_of(results)
     series = []
     for removed in (0.0, 0.25, 0.5):
         scored = problem.evaluate_widths(problem.widths([removed] * len(problem.decisions)), probe=True)

@@ -50,14 +50,8 @@ finetune: {epochs: 4, batch: 64, learning_rate: 0.05, images: 600, threads: 1, d
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def spec(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AMC_CACHE", str(cache))
+def spec(tmp_path: Path) -> Path:
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path / "spec.yaml"
 

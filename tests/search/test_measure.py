@@ -64,7 +64,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "spec.yaml").write_text(SPEC)
     said: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMC_CACHE", str(folder / "cache"))
         patch.setattr("search.job._search", run_here)
         patch.setattr("amc_env.fine_grained.measure_sparse_latency", made_up_table)
         run_job(load_spec(folder / "spec.yaml"), folder / "job", on_progress=said.append)
@@ -72,12 +71,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert {progress.unit for progress in layers} == {"layers"}
     assert str(layers[0]).startswith("measuring latency: 0/")
     return folder / "job"
-
-
-@pytest.fixture(autouse=True)
-def _cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = request.getfixturevalue("job").parent if "job" in request.fixturenames else tmp_path
-    monkeypatch.setenv("AMC_CACHE", str(folder / "cache"))
 
 
 def test_a_budget_on_sparse_latency_is_held_by_its_table_and_the_winner_is_measured(job: Path) -> None:

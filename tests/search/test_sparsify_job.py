@@ -39,8 +39,7 @@ SPARSIFY = "sparsify: {end: 0.6, frequency: 2}"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.job._search", run_here)
 
 

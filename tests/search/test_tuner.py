@@ -239,9 +239,8 @@ def test_worker_that_dies_too_often_is_a_failed_trial(start: Start, spec: Path, 
 
 
 @pytest.fixture
-def parallel(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def parallel(tmp_path: Path) -> Path:
     """The spec of a trial whose evaluations run in parallel."""
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path_factory.getbasetemp() / "digits"))
     (tmp_path / "amc_test_batches.py").write_text(BATCHES)
     (tmp_path / "spec.yaml").write_text(IN_PARALLEL)
     return tmp_path / "spec.yaml"
