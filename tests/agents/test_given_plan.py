@@ -17,7 +17,7 @@ RATIOS = {"layer0": 0.5, "layer1": 0.25, "layer2": 0.0}
 
 class TestGivenPlan(AgentContract):
     agent = GivenPlan(ratios={"layer0": 0.25}, default=0.5, fit=True)
-    searches = False
+    far = no_better = "one evaluation only"
 
 
 def test_is_evaluated_as_it_stands() -> None:

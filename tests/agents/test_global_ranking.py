@@ -15,12 +15,12 @@ from tests.contracts.agent_contract import AgentContract, reported
 
 class TestGlobalRanking(AgentContract):
     agent = GlobalRanking()
-    searches = False
+    far = no_better = "one evaluation only"
 
 
 class TestNormalised(AgentContract):
     agent = GlobalRanking(normalised=True)
-    searches = False
+    far = no_better = "one evaluation only"
 
 
 class Scored(TableProblem):

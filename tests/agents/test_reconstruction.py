@@ -9,7 +9,7 @@ from tests.contracts.agent_contract import AgentContract, reported
 
 class TestReconstruction(AgentContract):
     agent = Reconstruction()
-    searches = False
+    far = no_better = "one evaluation only"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,7 +9,7 @@ from tests.contracts.agent_contract import AgentContract, reported
 
 class TestUniform(AgentContract):
     agent = Uniform()
-    searches = False
+    far = no_better = "one evaluation only"
 
 
 def test_one_evaluation_with_one_ratio_that_spends_the_budget() -> None:

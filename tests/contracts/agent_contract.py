@@ -59,11 +59,13 @@ class AgentContract:
 
     Attributes:
         agent: what is tested, with settings under which a search of 12 evaluations is quick.
-        searches: it improves with evaluations, so that it must come near the optimum and beat the uniform baseline.
+        far: why it need not come near the optimum in 60 evaluations; empty: it must.
+        no_better: why it need not beat the uniform baseline with them; empty: it must.
     """
 
     agent: ClassVar[Agent]
-    searches: ClassVar[bool] = True
+    far: ClassVar[str] = ""
+    no_better: ClassVar[str] = ""
 
     @pytest.mark.parametrize("evaluations", [1, 2, 12])
     def test_returns_the_best_feasible_of_those_reported(self, evaluations: int) -> None:
@@ -158,15 +160,15 @@ class AgentContract:
         The seeds are fixed, so a failure is a change of the agent or of the arithmetic beneath it, not chance. An
         agent that succeeds with probability 0.95 per seed would fail with 2.3 % of all sets of five seeds.
         """
-        if not self.searches:
-            pytest.skip("one evaluation only")
+        if self.far:
+            pytest.skip(self.far)
         regrets = [regret(self.agent, ToyProblem(2, seed=seed), 60, seed) for seed in range(5)]
         assert sum(value <= 0.025 for value in regrets) >= 4, regrets
 
     def test_beats_uniform(self) -> None:
         """Six decisions, 60 evaluations: better than the uniform baseline in at least 4 of 5 seeds."""
-        if not self.searches:
-            pytest.skip("one evaluation only")
+        if self.no_better:
+            pytest.skip(self.no_better)
         wins = 0
         for seed in range(5):
             problem = ToyProblem(6, seed=seed)
