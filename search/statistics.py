@@ -4,9 +4,9 @@
 Precipice", NeurIPS 2021, section 4.
 
 Differences from the paper:
-- one task, so that the bootstrap has no strata;
-- an agent to which the seed means nothing is a constant: it is not resampled;
-- each interval is drawn by a generator of the same seed, so that a report replays.
+    - one task, so that the bootstrap has no strata;
+    - an agent to which the seed means nothing is a constant: it is not resampled;
+    - each interval is drawn by a generator of the same seed, so that a report replays.
 """
 
 from __future__ import annotations

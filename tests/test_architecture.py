@@ -75,6 +75,13 @@ def test_a_module_begins_with_its_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def test_a_page_gathers_what_differs_from_the_papers() -> None:
+    page = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+    differing = [path for path in MODULES if "Differences from " in path.read_text(encoding="utf-8")]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in differing}
+    assert set(re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)) == names
+
+
 def test_no_module_of_the_standard_library_is_shadowed() -> None:
     assert set(PACKAGES).isdisjoint(sys.stdlib_module_names)
 
