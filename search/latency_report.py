@@ -12,6 +12,7 @@ import numpy as np
 from hw.latency_table import Entry, LatencyTable, describe
 from search.figures import human, percent
 from search.latency import Verification
+from search.page_parts import both, escape, page, section
 from search.results import LatencyRecord, StaircaseRecord
 from search.svg import (
     Frame,
@@ -29,7 +30,6 @@ from search.svg import (
     x_axis,
     y_axis,
 )
-from search.theme import CSS
 
 _RELIABLE = 0.03  # median error of a network left out of the fit
 
@@ -78,12 +78,9 @@ def verification_content(table: LatencyTable, checked: Verification) -> dict[str
 def verification_page(table: LatencyTable, checked: Verification) -> str:
     """A page with the plot, that needs no network."""
     pairs = [(network.predicted_ms, network.measured_ms) for network in checked.networks]
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Latency</title>\n'
-        f"<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n<section>\n<h2>Predicted against measured latency</h2>\n"
-        f"<pre>{verification_text(table, checked)}</pre>\n"
-        f'<figure class="plot">{prediction_plot(pairs, [])}</figure>\n</section>\n</main>\n</body>\n</html>\n'
-    )
+    plot = both(lambda width: prediction_plot(pairs, [], width=width))
+    content = f"<pre>{escape(verification_text(table, checked))}</pre>\n{plot}"
+    return page("Latency", [section("Predicted against measured latency", "", content)])
 
 
 def prediction_plot(

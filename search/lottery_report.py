@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from search.figures import percent
-from search.page_parts import both, escape, row, section, stacked, swatch, table
+from search.page_parts import both, escape, page, row, section, stacked, swatch, table
 from search.svg import (
     Frame,
     Point,
@@ -30,7 +30,6 @@ from search.svg import (
     x_axis,
     y_axis,
 )
-from search.theme import CSS
 
 
 @dataclass(frozen=True)
@@ -153,15 +152,9 @@ def lottery_page(title: str, curves: Sequence[LeftCurve], dense: LeftPoint, spec
     )
     written = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True)
     sections = [
+        f"<header>\n<h1>{escape(title)}: lottery tickets</h1>\n</header>",
         section("Accuracy against the weights left", caption, f'<ul class="legend">{listed}</ul>{plot}'),
         section("Table", "", table(headings, rows)),
         section("Spec", "", f"<pre>{escape(written)}</pre>"),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
-        f"<header>\n<h1>{escape(title)}: lottery tickets</h1>\n</header>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, sections)

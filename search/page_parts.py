@@ -1,4 +1,4 @@
-"""Parts of which pages are made, as HTML: sections, tables, legends, drawings; whatever comes in is escaped here."""
+"""Pages and their parts, as HTML: sections, tables, legends, drawings; whatever comes in is escaped here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from collections.abc import Callable, Iterable, Sequence
 from search.results import Results
 from search.svg import colour, marker
 from search.tables import agents_of
+from search.theme import CSS
 
 _TEXT_COLUMNS = {"job", "agent", "trials", "layer", "network", "run by", "geometry"}
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _NARROW, _WIDE = 360, 960
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A whole page that needs no network, of sections that are HTML already; empty ones are left out."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</main>\n</body>\n</html>\n"
+    )
 
 
 def escape(text: str) -> str:

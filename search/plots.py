@@ -26,6 +26,7 @@ from search.svg import (
     padded,
     path,
     rectangle,
+    shortened,
     steps,
     text,
     tick_step,
@@ -43,7 +44,7 @@ def ratios_plot(results: Results, *, width: int = 960, panel: int = 92) -> str:
     """
     policies = _best_widths(results)
     label = f"Ratio removed of each decision, best policies of {listed(policies)}"
-    names = [_shortened(decision.name) for decision in results.decisions]
+    names = [shortened(decision.name) for decision in results.decisions]
     if not policies:
         return empty(width, label, "no feasible policy has been found")
     bottom = 16 + 5.7 * max(map(len, names))
@@ -229,7 +230,3 @@ def references(frame: Frame, x: Scale, y: Scale, limit: float | None, height: fl
         parts.append(line(place, frame.top, place, frame.height - frame.bottom, "limit"))
         parts.append(text(place, frame.top - 10, f"budget {percent(limit, 1)}", "note", anchor))
     return parts
-
-
-def _shortened(name: str, longest: int = 26) -> str:
-    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"

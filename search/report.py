@@ -12,7 +12,7 @@ from search.figures import cost_label, duration, human, percent
 from search.finetune_report import fine_tuning_caption, fine_tuning_table, fine_tuning_verdict, training_plot
 from search.latency_report import prediction_plot, staircase_plot
 from search.measure_report import measured_sections
-from search.page_parts import both, escape, legend, prose, row, section, stacked, swatch, table
+from search.page_parts import both, escape, legend, page, prose, row, section, stacked, swatch, table
 from search.results import LatencyRecord, Results, TimingRecord, TrialRecord
 from search.sections import (
     comparison_section,
@@ -26,7 +26,6 @@ from search.sections import (
 from search.sensitivity_report import sensitivity_sections
 from search.series_report import series_plot, series_table, with_series
 from search.tables import agents_of, budgeted_costs, winner
-from search.theme import CSS
 
 _PLOTTED = ("Loss", "Loss, and weights removed")  # whether there is sparsity to show
 
@@ -42,13 +41,7 @@ def render_report(results: Results) -> str:
     sections += [ratios_section(results), *(cost_section(results, cost) for cost in budgeted_costs(results))]
     sections += [_series(results), _fine_tuning(results), _latency(results), measured_sections(results)]
     sections += [layers_section(results), sensitivity_sections(results), _failures(results), _provenance(results)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(results.name)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(results.name, sections)
 
 
 def _head(results: Results) -> str:

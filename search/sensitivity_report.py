@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import yaml
 
 from hw.files import write_atomically
 from search.figures import duration, error_text, is_top_k, objective_label, percent
+from search.page_parts import both, escape, page, section, table
 from search.results import Results, TrialRecord
 from search.sensitivity import Curve, CurvePoint, SensitivityRecord, curves_table, figure, make_curves
-from search.svg import Frame, Scale, colour, drawing, line, marker, number, padded, path, text, tick_step, ticks
+from search.svg import (
+    Frame,
+    Scale,
+    colour,
+    drawing,
+    line,
+    marker,
+    number,
+    padded,
+    path,
+    shortened,
+    text,
+    tick_step,
+    ticks,
+)
 from search.tables import agents_of, objective_of, units_of
-from search.theme import CSS
 
 _SHARED = {"channels": ", with all that share its channels,", "weights": ""}
 _CAPTION = (
@@ -63,23 +75,17 @@ def sensitivity_page(record: SensitivityRecord) -> str:
     said, rows = curves_table(record)
     conditions = yaml.safe_dump(record.conditions | {"versions": record.versions}, sort_keys=False, allow_unicode=True)
     sections = [
-        f'<header>\n<h1>{_escape(record.name)}</h1>\n<p class="verdict">{_escape(_verdict(record))}</p>\n'
-        f'<p class="facts">{_escape(facts)}</p>\n</header>',
-        _section(
+        f'<header>\n<h1>{escape(record.name)}</h1>\n<p class="verdict">{escape(_verdict(record))}</p>\n'
+        f'<p class="facts">{escape(facts)}</p>\n</header>',
+        section(
             f"{_capital(objective_label(record.objective))} against the share of {units} removed",
             _CAPTION.format(_SHARED[units]),
             _figures(record.curves, record.objective),
         ),
-        _section("The same in figures", f"{_capital(said)}.", _table(record, rows)),
-        _section("Provenance", "", f"<pre>{_escape(conditions)}</pre>"),
+        section("The same in figures", f"{_capital(said)}.", _table(record, rows)),
+        section("Provenance", "", f"<pre>{escape(conditions)}</pre>"),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escape(record.name)}: sensitivity</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"{record.name}: sensitivity", sections)
 
 
 def sensitivity_sections(results: Results) -> str:
@@ -96,7 +102,7 @@ def _trial_section(results: Results, trial: TrialRecord) -> str:
     curves = make_curves(layers, whole, units)
     chosen = {} if trial.best is None else trial.best.ratios
     said = " The vertical line is the ratio that the trial came to." if chosen else ""
-    return _section(
+    return section(
         f"Sensitivity of each layer, measured by {trial.agent}",
         f"{_capital(objective_label(objective_of(results)))} on the search split against the share of {units} "
         f"removed. {_CAPTION.format(_SHARED[units])}{said}",
@@ -146,7 +152,7 @@ def _panel(frame: Frame, x: Scale, y: Scale, curve: Curve, objective: str, chose
     room = int((frame.width - frame.left) / 6.1)
     parts = [
         f"<g><title>{escape(curve.name)}: {curve.channels} {curve.units}</title>",
-        text(frame.left, frame.top - 7, _shortened(curve.name, room), "name"),
+        text(frame.left, frame.top - 7, shortened(curve.name, room), "name"),
         "</g>",
         line(frame.left, dense, frame.width, dense, "dense"),
         area,
@@ -193,12 +199,7 @@ def _tip(curve: Curve, point: CurvePoint, objective: str) -> str:
 def _figures(
     curves: Sequence[Curve], objective: str, chosen: Mapping[str, float] | None = None, css: str = "c0"
 ) -> str:
-    """The plot as it fits a desktop and as it fits a phone; the page shows one of them."""
-    return "".join(
-        f'<figure class="plot {screen}">'
-        f"{curves_plot(curves, objective, chosen, css, narrow=screen == 'narrow')}</figure>"
-        for screen in ("wide", "narrow")
-    )
+    return both(lambda width: curves_plot(curves, objective, chosen, css, narrow=width < _WIDE.width))
 
 
 def _verdict(record: SensitivityRecord) -> str:
@@ -221,31 +222,14 @@ def _table(record: SensitivityRecord, rows: Sequence[Sequence[str]]) -> str:
     most = max(point.error for curve in record.curves for point in curve.points) - dense
     body = []
     for curve, row in zip(record.curves, rows[1:], strict=True):
-        cells = [f'<td class="text layer">{_escape(row[0])}</td><td>{row[1]}</td>']
+        cells = [f'<td class="text layer">{escape(row[0])}</td><td>{row[1]}</td>']
         for ratio, cell in zip(record.ratios, row[2:], strict=True):
             share = max(curve.at(ratio).error - dense, 0.0) / most if most > 0 else 0.0
             tint = f"color-mix(in srgb, var(--c1) {45 * math.sqrt(share):.0f}%, transparent)"
-            cells.append(f'<td class="heat" style="background: {tint}">{_escape(cell)}</td>')
+            cells.append(f'<td class="heat" style="background: {tint}">{escape(cell)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    head = f'<th class="text">{_escape(rows[0][0])}</th>' + "".join(f"<th>{_escape(cell)}</th>" for cell in rows[0][1:])
-    return (
-        f'<div class="scroll"><table class="layers"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _section(title: str, caption: str, content: str) -> str:
-    said = f'<p class="caption">{_escape(caption)}</p>' if caption else ""
-    return f"<section>\n<h2>{_escape(title)}</h2>{said}\n{content}\n</section>"
+    return table(rows[0], body, "layers")
 
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def _shortened(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"
-
-
-def _escape(said: str) -> str:
-    return html.escape(said)

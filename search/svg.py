@@ -92,6 +92,11 @@ def path(points: Sequence[Point], css: str, closed: bool = False) -> str:
     return f'<path class="{css}" d="M{steps}{"Z" if closed else ""}"/>'
 
 
+def shortened(name: str, longest: int = 26) -> str:
+    """The name, or its beginning and its end."""
+    return name if len(name) <= longest else f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"
+
+
 def rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
     """A rectangle from its upper left corner."""
     return f'<rect class="{css}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"/>'

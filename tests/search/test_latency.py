@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,7 +161,10 @@ def test_show_diff_and_verify(folder: Path, table: LatencyTable, tmp_path: Path)
     checked = json.loads(amc("lut", "verify", *arguments).stdout)
     assert len(checked["networks"]) == 4
     assert {"median_error", "p95_error", "rank_correlation", "noise_median", "speeds"} <= set(checked)
-    assert "<svg" in page.read_text()
+    drawn = page.read_text()
+    assert drawn.count("<svg") == 2
+    assert '<meta name="viewport"' in drawn
+    assert re.search(r"<pre>4 random policies, onnxruntime[^<]*\npredicted / measured [^<]*</pre>", drawn)
 
 
 def test_verification_measures_twice_and_brings_times_to_the_speed_of_the_table(

@@ -212,9 +212,10 @@ def dense_and_halves(layers: int) -> list[HistoryPoint]:
 def test_names_are_escaped() -> None:
     curves = make_curves({"<b>&": 4}, dense_and_halves(1))
     record = SensitivityRecord(
-        name="<i>", objective="top1", ratios=(0.5,), curves=curves, seconds=1.0, conditions={}, versions={}
+        name="\x1b[1m<i>", objective="top1", ratios=(0.5,), curves=curves, seconds=1.0, conditions={}, versions={}
     )
     page = sensitivity_page(record)
+    assert "<h1>&lt;i&gt;</h1>" in page
     assert "<b>" not in page
     assert "<i>" not in page
     assert "&lt;b&gt;&amp;: 4 channels" in page
