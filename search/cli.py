@@ -339,8 +339,8 @@ def _echo_comparison(jobs: Sequence[Results], form: str = "table") -> None:
 
 def _echo_series(results: Results, folder: Path) -> None:
     """The networks on the way of each trial that kept them."""
+    from search.columns import aligned
     from search.series_report import series_table
-    from search.tables import aligned
 
     for trial in results.trials:
         if trial.series:

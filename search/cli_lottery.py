@@ -33,11 +33,11 @@ def lottery(spec: Path, out: Path, overrides: tuple[str, ...], as_json: bool) ->
     try:
         with clear_errors():
             from hw.files import write_atomically
+            from search.columns import aligned
             from search.lottery_job import run_lottery
             from search.lottery_report import left_table, lottery_page
             from search.lottery_spec import LotterySpec
             from search.spec import load_as
-            from search.tables import aligned
 
             loaded = load_as(LotterySpec, spec, overrides)
             try:

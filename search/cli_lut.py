@@ -79,7 +79,7 @@ def show(table: Path, form: str) -> None:
         else:
             click.echo(_summary(loaded))
             click.echo()
-            click.echo(_layers(loaded))
+            click.echo(_layers(loaded), nl=False)
 
 
 @lut.command()
@@ -206,14 +206,14 @@ def _summary(table: LatencyTable) -> str:
 
 def _layers(table: LatencyTable) -> str:
     from hw.latency_table import describe
+    from search.columns import aligned
 
-    rows: list[tuple[str, str, str, str]] = [("layer", "ms", "entries", "shape")]
-    for layer, cost in zip(table.layers, table.layer_costs(table.layers), strict=True):
-        rows.append((layer.name, f"{cost:.4f}", str(len(table.entries_of(layer))), describe(layer)))
+    headings = ("layer", "ms", "entries", "shape")
+    rows = [
+        (layer.name, f"{cost:.4f}", str(len(table.entries_of(layer))), describe(layer))
+        for layer, cost in zip(table.layers, table.layer_costs(table.layers), strict=True)
+    ]
     if not table.layers:
-        rows = [("op", "ms", "n", "shape")]
-        rows += [(entry.shape.op, f"{entry.mean:.4f}", str(entry.n), describe(entry.shape)) for entry in table.entries]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        f"{row[0].ljust(widths[0])}  {row[1].rjust(widths[1])}  {row[2].rjust(widths[2])}  {row[3]}" for row in rows
-    )
+        headings = ("op", "ms", "n", "shape")
+        rows = [(entry.shape.op, f"{entry.mean:.4f}", str(entry.n), describe(entry.shape)) for entry in table.entries]
+    return aligned(headings, rows, left={"layer", "op", "shape"})

@@ -38,6 +38,7 @@ def sensitivity(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with clear_errors():
+            from search.columns import aligned
             from search.sensitivity import curves_table, measure_sensitivity
             from search.sensitivity_report import write_page
             from search.spec import load_spec
@@ -53,11 +54,8 @@ def sensitivity(
             if as_json:
                 click.echo(record.model_dump_json(indent=1))
                 return
-            said, rows = curves_table(record)
-            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-            for row in rows:
-                figures = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-                click.echo("  ".join([row[0].ljust(widths[0]), *figures]))
+            said, (headings, *rows) = curves_table(record)
+            click.echo(aligned(headings, rows, left={"layer"}), nl=False)
             click.echo(said)
             click.echo(f"page: {out / 'sensitivity.html'}")
     finally:

@@ -108,13 +108,13 @@ def submit(
 @client_options
 def ls(states: tuple[str, ...], limit: int, data: Path, server: str | None, token: str | None) -> None:
     """List jobs, the newest first."""
+    from search.columns import aligned
+
     with clear_errors():
         jobs = connect(data, server, token).list_jobs(states, limit)
-        rows = [("id", "state", "network", "budget", "best", "evaluations")]
-        rows += [(job["id"], job["state"], job["network"], _budget(job), _best(job), _evaluations(job)) for job in jobs]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        headings = ("id", "state", "network", "budget", "best", "evaluations")
+        rows = [(job["id"], job["state"], job["network"], _budget(job), _best(job), _evaluations(job)) for job in jobs]
+        click.echo(aligned(headings, rows, left=headings), nl=False)
 
 
 @click.command()
@@ -221,7 +221,7 @@ def queue_again(jobs: Jobs, reference: str) -> None:
 
 def compare_on_server(jobs: Any, references: Sequence[str]) -> None:
     """Print the comparison that a server made."""
-    from search.tables import aligned
+    from search.columns import aligned
 
     compared = jobs.compare(references)
     click.echo(aligned(compared["table"]["headings"], compared["table"]["rows"]), nl=False)

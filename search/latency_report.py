@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hw.latency_table import Entry, LatencyTable, describe
+from search.columns import aligned
 from search.figures import human, percent
 from search.latency import Verification
 from search.page_parts import both, escape, page, section
@@ -38,21 +39,15 @@ def verification_text(table: LatencyTable, checked: Verification) -> str:
     """The figures of a verification as lines for people."""
     errors, noise = np.abs(checked.errors), np.abs(checked.noise)
     speeds = f"{min(checked.speeds):.2f} to {max(checked.speeds):.2f}"
+    headings = ("", "median", "95 %", "largest", "rank correlation")
     rows = [
-        ("", "median", "95 %", "largest", "rank correlation"),
         ("predicted / measured", *_spread(errors), f"{checked.rank_correlation:.4f}"),
         ("sum of entries alone", *_spread(np.abs(np.array(checked.sum_errors))), ""),
         ("same network, twice", *_spread(noise), f"{checked.noise_rank_correlation:.4f}"),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        f"{row[0].ljust(widths[0])}  "
-        + "  ".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
     head = f"{len(checked.networks)} random policies, {table.conditions}, bias {percent(float(checked.errors.mean()))}"
     tail = f"dense network in each batch, against the table's: {speeds} times; divided out of the times above"
-    return "\n".join([head, *(row.rstrip() for row in lines), tail])
+    return f"{head}\n{aligned(headings, rows, left={''})}{tail}"
 
 
 def verification_content(table: LatencyTable, checked: Verification) -> dict[str, Any]:

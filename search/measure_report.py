@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from hw.cost import SPARSE_LATENCY
 from hw.sparse.choice import DENSE as LEFT_DENSE
 from hw.sparse.peers import CSR, DENSE, INT8, best_of
+from search.columns import aligned
 from search.figures import NONE, human, percent
 from search.measure import KERNELS, SPARSE
 from search.page_parts import both, escape, prose, row, section, table
 from search.results import MeasuredLayerRecord, MeasuredRecord, Results, TimingRecord
 from search.svg import Frame, Scale, colour, drawing, line, marker, rectangle, text, x_axis
-from search.tables import aligned
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _ROW = 22

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from hw.cost import COST_MODELS
 from hw.latency_table import LatencyTable
+from search.columns import LEFT, aligned
 from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
 from search.ranking import Entrant, ranked
 from search.results import PolicyRecord, Results, TimedPolicyRecord, TrialRecord
@@ -399,25 +400,9 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def aligned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A table as text in columns, with a rule below the headings."""
-    table = [headings, *cells]
-    widths = [max(len(line[column]) for line in table) for column in range(len(headings))]
-    left = {"job", "agent", "trials"}
-    lines = [
-        "  ".join(
-            cell.ljust(width) if heading in left else cell.rjust(width)
-            for heading, cell, width in zip(headings, line, widths, strict=True)
-        ).rstrip()
-        for line in table
-    ]
-    rule = "  ".join("─" * width for width in widths)
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
 def _markdown(rows: Sequence[Row]) -> str:
     headings, cells = display_table(rows)
-    marks = ["---" if heading in {"job", "agent", "trials"} else "---:" for heading in headings]
+    marks = ["---" if heading in LEFT else "---:" for heading in headings]
     lines = [headings, marks, *([cell.replace("|", "\\|") for cell in line] for line in cells)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

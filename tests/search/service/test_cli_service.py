@@ -43,7 +43,7 @@ def test_jobs_of_a_data_folder_without_a_server(spec: Path, tmp_path: Path, fini
     assert made.exit_code == 0
     assert f"it waits until a server runs: amc serve --data {tmp_path / 'data'}" in made.stderr
     job = made.stdout.strip()
-    assert amc("ls", **data).stdout.splitlines()[1].split() == [job, "queued", "toy", "macs", "50%", "-", "0/21"]
+    assert amc("ls", **data).stdout.splitlines()[2].split() == [job, "queued", "toy", "macs", "50%", "-", "0/21"]
     assert "toy: queued, 0/21 evaluations" in amc("show", job, **data).stdout
     refused = amc("submit", spec, "--wait", **data)
     assert refused.exit_code == 2
