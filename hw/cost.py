@@ -137,6 +137,12 @@ COST_MODELS: Mapping[str, Callable[[], CostModel]] = {
     "activations": ActivationSize,
 }
 
+#: the unit of every cost that a budget can name
+UNITS: Mapping[str, str] = {name: make().unit for name, make in COST_MODELS.items()} | {
+    "latency_ms": "ms",
+    SPARSE_LATENCY: "ms",
+}
+
 
 def _bilinear(layers: Sequence[LayerShape], kernels: Sequence[int], per_channel: Sequence[int]) -> BilinearCost:
     """The cost of kernels that cost `kernels` when dense and, beside them, `per_channel` for each output channel."""

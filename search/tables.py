@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
-from hw.cost import COST_MODELS
-from hw.latency_table import LatencyTable
+from hw.cost import UNITS
 from search.columns import LEFT, aligned
 from search.figures import NONE, cost_label, duration, error_text, human, objective_label, percent
 from search.ranking import Entrant, ranked
@@ -140,13 +139,7 @@ def missed_winner(results: Results) -> TimedPolicyRecord | None:
 def unit_of(results: Results, cost: str) -> str:
     """The unit of a cost: the budget's, else the cost model's; "" if neither is known."""
     units = {budget.cost: budget.unit for budget in results.budgets}
-    return units[cost] if cost in units else _model_unit(cost)
-
-
-def _model_unit(cost: str) -> str:
-    if cost == LatencyTable.name:
-        return LatencyTable.unit
-    return COST_MODELS[cost]().unit if cost in COST_MODELS else ""
+    return units[cost] if cost in units else UNITS.get(cost, "")
 
 
 def units_of(results: Results) -> Literal["channels", "weights"]:
@@ -391,7 +384,7 @@ def _range(low: str, high: str) -> str:
 def _cost_of(cost: str, row: Row) -> str:
     if cost not in row.costs:
         return NONE
-    unit = _model_unit(cost)
+    unit = UNITS.get(cost, "")
     amount = human(row.costs[cost], "" if unit == cost_label(cost) else unit)  # the heading says MACs already
     return amount if row.kind == "dense" else f"{amount} ({percent(row.relative_costs[cost], 1)})"
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from hw.cost import UNITS
 from search.service.events import ACTIVE, State, last_event
 from search.service.folder import JobFolder
 from search.service.schemas import Action, Best, Budget, Job, Progress, Summary, Trial
 
-_UNITS = {"macs": "MACs", "size": "bytes", "activations": "bytes", "latency_ms": "ms"}
 TrialState = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
 _READING = threading.Lock()
@@ -106,7 +106,7 @@ def _budgets(spec: Mapping[str, Any]) -> list[Budget]:
         text = str(limit).strip()
         share = float(text[:-1]) / 100 if text.endswith("%") else None
         budgets.append(
-            Budget(cost=cost, limit=None if share else float(text), fraction=share, unit=_UNITS.get(cost, ""))
+            Budget(cost=cost, limit=None if share else float(text), fraction=share, unit=UNITS.get(cost, ""))
         )
     return budgets
 

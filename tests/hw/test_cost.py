@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw import COST_MODELS, ActivationSize, LayerShape, MacCount, WeightSize
+from hw.cost import SPARSE_LATENCY, UNITS
+from hw.latency_table import LatencyTable
+from hw.sparse.latency import SparseLatencyTable
 
 
 @st.composite
@@ -45,6 +48,11 @@ def test_costs_equal_the_counts_of_the_pruned_layers(layers: list[tuple[LayerSha
 
 def test_names_are_the_keys_that_budgets_use() -> None:
     assert [make().name for make in COST_MODELS.values()] == list(COST_MODELS) == ["macs", "size", "activations"]
+
+
+def test_every_cost_of_a_budget_has_the_unit_of_its_model() -> None:
+    tables = {LatencyTable.name: LatencyTable.unit, SPARSE_LATENCY: SparseLatencyTable.unit}
+    assert {name: make().unit for name, make in COST_MODELS.items()} | tables == UNITS
 
 
 @given(st.lists(pruned_layers(), min_size=1, max_size=5))

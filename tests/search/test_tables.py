@@ -253,6 +253,12 @@ def test_several_jobs_are_named_and_a_cost_that_one_lacks_is_left_out(tiny: Resu
     assert lines[-1].endswith("| 10 | - | - | - |")
 
 
+def test_a_cost_has_its_unit(tiny: Results) -> None:
+    (dense, *_) = compare([tiny])
+    headings, (cells,) = display_table([replace(dense, costs={"sparse_latency_ms": 1.5, "size": 1.7e6})])
+    assert [cells[headings.index(cost)] for cost in ("sparse_latency_ms", "size")] == ["1.50 ms", "1.70 MB"]
+
+
 def test_json_has_null_for_infinities(tiny: Results) -> None:
     row = replace(compare([tiny])[0], best_reward=float("-inf"), costs={"macs": float("nan")})
     loaded = json.loads(format_rows([row], "json"))

@@ -12,6 +12,7 @@ from search.locking import acquire
 from search.service.events import STATES, State, change_state
 from search.service.folder import JobFolder
 from search.service.store import Store, Submission, UnknownJobError, WrongStateError
+from search.service.summary import _budgets
 
 NEW = Submission("toy", "version: 1\nname: toy\nevaluations: 5\n", ("random-seed0",), 5)
 
@@ -88,6 +89,11 @@ def test_a_job_is_over_when_what_was_found_was_timed(
         results["trials"] = [{**trial, "best": None} for trial in results["trials"]]
     (folder / "results.json").write_text(json.dumps(results))
     assert JobFolder("job", folder, watched=True).state() == shown
+
+
+def test_a_limit_has_its_unit_before_there_are_results() -> None:
+    (budget,) = _budgets({"budget": {"sparse_latency_ms": "50%"}})
+    assert (budget.cost, budget.fraction, budget.unit) == ("sparse_latency_ms", 0.5, "ms")
 
 
 def test_results_tell_how_a_job_ended_that_was_resumed_in_a_terminal(finished: Path, store: Store) -> None:
