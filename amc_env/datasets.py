@@ -159,6 +159,8 @@ def load_training(
     resize: int | None = None,
     crop: int | None = None,
     download: bool = False,
+    *,
+    asked_by: str = "finetune",
 ) -> Split:
     """Read a data set and draw the images for fine-tuning; none of them is in the search or the test split.
 
@@ -166,6 +168,7 @@ def load_training(
         kind, path, labels, resize, crop, download: as of `load_splits`.
         sizes: as of `load_splits`.
         images: how many; None: all that there are.
+        asked_by: what an error names as asking for them.
 
     Raises:
         ValueError, FileNotFoundError: as of `load_splits`.
@@ -178,8 +181,8 @@ def load_training(
     wanted = len(order) if images is None else images
     if not 1 <= wanted <= len(order):
         raise ValueError(
-            f"finetune: {max(1, wanted)} images asked for, but {pool.name} has {len(order)} that are in neither search "
-            f"nor test split; ask for fewer"
+            f"{asked_by}: {max(1, wanted)} images asked for, but {pool.name} has {len(order)} that are in neither "
+            f"search nor test split; ask for fewer"
         )
     return pool.split(order[:wanted], sizes.seed)
 

@@ -76,12 +76,12 @@ def load_training_images(spec: Spec) -> Split | None:
     """
     if spec.finetune is None or spec.data is None:
         return None
-    return training_of(spec.data, spec.finetune.images, spec.finetune.settings())
+    return training_of(spec.data, spec.finetune.images, spec.finetune.settings(), "finetune")
 
 
-def training_of(data: Data, images: int | None, recipe: FineTuneSettings) -> Split:
-    """So many training images, or all. Raises as `load_training_images`."""
-    training = load_training(data.kind, _sizes(data), images, **_options(data))
+def training_of(data: Data, images: int | None, recipe: FineTuneSettings, section: str) -> Split:
+    """So many training images, or all, for this section of a spec. Raises as `load_training_images`."""
+    training = load_training(data.kind, _sizes(data), images, **_options(data), asked_by=section)
     check_trainable(training, recipe)
     return training
 

@@ -105,7 +105,7 @@ def run_lottery(
     section = spec.lottery
     try:
         data = splits_of(spec.data)
-        training = training_of(spec.data, section.images, section.training.settings())
+        training = training_of(spec.data, section.images, section.training.settings(), "lottery")
         device = find_device(section.device)
         lottery = Lottery(
             build=lambda seed: _untrained(spec, seed),

@@ -93,7 +93,7 @@ def test_interrupted_the_same_command_goes_on(spec: Path, tmp_path: Path, monkey
         ("lottery.training.epochs=1", "epochs, steps: expected one of them, such as epochs: 10, got both"),
         ("lottery.rewind=4", "rewind: expected less than the 4 steps, got 4"),
         ("seeds=[1, 1]", "seeds: expected each seed once, got [1, 1]"),
-        ("lottery.images=5000", "finetune: 5000 images asked for"),
+        ("lottery.images=5000", "lottery: 5000 images asked for, but digits training images has 897"),
     ],
 )  # fmt: skip
 def test_what_a_spec_may_not_say(spec: Path, tmp_path: Path, override: str, message: str) -> None:
