@@ -60,12 +60,8 @@ class _Curve:
     seed: int | None = None
 
 
-def progress_of(results: Results, agent: str, over: Over = "evaluations") -> Progress | None:
-    """Median and range over the finished trials, once each has begun; one that ended early keeps its last value."""
-    return _progress(finished_trials(results, agent), over)
-
-
-def _progress(trials: Iterable[TrialRecord], over: Over) -> Progress | None:
+def progress_of(trials: Iterable[TrialRecord], over: Over = "evaluations") -> Progress | None:
+    """Median and range over the trials, once each has begun; one that ended early keeps its last value."""
     curves = [
         (
             [*_positions(points, over)],
@@ -90,7 +86,7 @@ def _curves(results: Results, over: Over) -> list[_Curve]:
         unfinished = [trial for trial in results.trials if trial.agent == agent and trial.status != "finished"]
         groups = [(None, finished_trials(results, agent)), *((trial.seed, [trial]) for trial in unfinished)]
         for seed, trials in groups:
-            progress = _progress(trials, over)
+            progress = progress_of(trials, over)
             if progress and max(progress.high) > -math.inf:
                 curves.append(_Curve(agent, progress, seed))
     return curves

@@ -354,7 +354,7 @@ def test_probes_of_what_violates_the_budget_are_evaluations_but_not_in_the_cost_
     changed = results.model_copy(update={"trials": (probed,)})
     assert compare([changed])[1].evaluations == 3
     assert cost_plot(changed, "macs") == cost_plot(results, "macs")
-    progress = progress_of(changed, "uniform")
+    progress = progress_of(changed.trials)
     assert progress is not None
     assert progress.middle == (float("-inf"), float("-inf"), point.best_reward)
     root = ElementTree.fromstring(progress_plot(changed))
@@ -437,7 +437,7 @@ def test_progress_is_the_median_with_the_range_of_the_seeds(toy_results: ToyResu
         )
         for trial, curve in zip(results.trials, curves, strict=False)
     )
-    progress = progress_of(results.model_copy(update={"trials": trials}), "random")
+    progress = progress_of(trials)
     assert progress is not None
     assert progress.middle == (-0.9, -0.5, -0.4)
     assert progress.low == (float("-inf"), -0.6, -0.6)
@@ -467,7 +467,7 @@ def test_progress_over_time_holds_each_best_until_the_next(toy_results: ToyResul
         for trial, *pair in zip(results.trials, times, values, strict=False)
     )
     changed = results.model_copy(update={"trials": trials})
-    progress = progress_of(changed, "random", "time")
+    progress = progress_of(trials, "time")
     assert progress is not None
     assert progress.at == (2.0, 3.0, 4.0, 9.0)
     assert progress.middle == (-0.5, -0.5, -0.2, -0.2)
@@ -490,7 +490,7 @@ def test_progress_over_distinct_evaluations_leaves_out_repeats(toy_results: ToyR
     )
     trial = results.trials[0].model_copy(update={"history": history, "evaluations": 5, "distinct": 3})
     changed = results.model_copy(update={"trials": (trial,)})
-    every, distinct = progress_of(changed, "uniform"), progress_of(changed, "uniform", "distinct evaluations")
+    every, distinct = progress_of([trial]), progress_of([trial], "distinct evaluations")
     assert every is not None
     assert distinct is not None
     assert every.middle == (-0.5, -0.4, -0.4, -0.3, -0.3)
@@ -551,9 +551,14 @@ def test_one_evaluation_is_a_dashed_line_across(toy_results: ToyResults) -> None
     assert lines[0].get("y1") == lines[0].get("y2")
 
 
-def test_unfinished_trials_are_not_in_the_progress(toy_results: ToyResults) -> None:
-    results = toy_results(seeds=(0,))
-    assert progress_of(fail(results, 0, "boom"), "random") is None
+def test_an_unfinished_trial_is_not_in_the_curve_of_the_others(toy_results: ToyResults) -> None:
+    two, three = toy_results(seeds=(0, 1)), toy_results(seeds=(0, 1, 2))
+    assert [trial.seed for trial in three.trials if trial.agent == "random"] == [0, 1, 2]
+    drawing = progress_plot(fail(three, 2, "boom"))
+    curve = progress_of(trial for trial in two.trials if trial.agent == "random")
+    assert curve is not None
+    assert f"<title>random: {curve.middle[-1]:.4f} after 20 evaluations</title>" in drawing
+    assert drawing.count("<title>random, seed 2: ") == drawing.count("after 20 evaluations, not finished</title>") == 1
 
 
 points = st.lists(st.tuples(st.floats(0, 1, width=16), st.floats(0, 1, width=16)), max_size=40)
