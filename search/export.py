@@ -67,8 +67,9 @@ def export_job(
     chosen = choose_winner(results, agent, seed) if step is None else choose_step(results, agent, seed, step)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder; give another --out")
+    table = job_table(job)
     try:
-        problem = build_problem(Spec.model_validate(results.spec), table=job_table(job))
+        problem = build_problem(Spec.model_validate(results.spec), table=table)
     except (ValueError, OSError) as error:  # weights or data are no longer where they were
         raise ExportError(str(error)) from error
     if not isinstance(problem, ImageProblem):
