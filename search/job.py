@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -50,7 +50,7 @@ from search.latency_job import (
     put_aside,
     time_policies,
 )
-from search.locking import acquire, held
+from search.locking import held, locked
 from search.machine import available_cpus, check_reachable, set_ray_environment, trials_at_once
 from search.measure import MeasureOptions, measure_winner
 from search.progress import CalibrationProgress, LatencyProgress, OnJobProgress, SetUpProgress, TrialProgress
@@ -504,9 +504,5 @@ def _refuse_used(out: Path) -> None:
         raise JobError(f"{out}: expected a new or empty folder for the job; take another, or `amc resume {out}`")
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("ab") as file:
-        if not acquire(file, 1.0):
-            raise JobError(f"{folder}: another process is running this job")
-        yield
+def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(folder, JobError(f"{folder}: another process is running this job"))

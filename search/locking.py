@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,15 @@ def acquire(file: IO[bytes], patience_s: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path, refusal: Exception) -> Iterator[None]:
+    """Keep `lock` in a folder locked for this process; raises `refusal` if another one keeps it."""
+    with (folder / "lock").open("ab") as file:
+        if not acquire(file, 1.0):
+            raise refusal
+        yield
 
 
 def held(path: Path) -> bool:

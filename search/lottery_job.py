@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from hw.files import write_atomically
 from hw.torch_threads import torch_threads
 from search.build import build_architecture, splits_of, training_of
 from search.errors import UserError
-from search.locking import acquire
+from search.locking import locked
 from search.lottery_report import LeftCurve, LeftPoint
 from search.lottery_spec import LotterySpec
 from search.results import Record
@@ -116,7 +115,9 @@ def run_lottery(
             device=device,
         )
         networks: list[TicketRecord] = []
-        with _locked(folder), torch_threads(section.threads):
+        folder.mkdir(parents=True, exist_ok=True)
+        busy = LotteryError(f"{folder}: another process is running this search")
+        with locked(folder, busy), torch_threads(section.threads):
             for done, seed in enumerate(spec.seeds):
                 place = folder / f"seed{seed}"
                 networks += find_tickets(lottery, seed, place, lambda progress, done=done: on_progress(done, progress))  # type: ignore[misc]
@@ -132,15 +133,6 @@ def run_lottery(
     )
     write_atomically(folder / "results.json", results.model_dump_json(indent=1))
     return results
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("ab") as file:
-        if not acquire(file, 1.0):
-            raise LotteryError(f"{folder}: another process is running this search")
-        yield
 
 
 def _untrained(spec: LotterySpec, seed: int) -> nn.Module:
