@@ -6,6 +6,7 @@ first d columns minimise tr((W_d - W)' H (W_d - W)), that is ||Y - X W_d||^2 plu
 weights. With H = LL' they are L_dd^-T (L'W)_d, and what is left of the error is the energy of the other rows of L'W.
 
 [AMC] section 3.2 fits the kept channels by least squares, after He et al., arXiv 1707.06168, equation 4.
+[GCV] Golub, Heath and Wahba, Generalized cross-validation as a method for choosing a good ridge parameter, 1979.
 [OBS] Hassibi and Stork, Optimal Brain Surgeon, 1993: the loss of a weight is w^2 / (2 [H^-1]_qq); here in blocks.
 """
 
@@ -59,7 +60,9 @@ class NestedLeastSquares:
     """
 
     def __init__(self, consumer: Consumer, ridge: float = 1e-6) -> None:
-        self._factor = torch.linalg.cholesky(consumer.with_ridge(ridge))
+        damped = consumer.with_ridge(ridge)
+        self._damping = float((damped - consumer.gram).diagonal().mean())
+        self._factor = torch.linalg.cholesky(damped)
         self._projected = self._factor.mT @ consumer.weights
 
     def weights(self, columns: int) -> torch.Tensor:
@@ -72,6 +75,26 @@ class NestedLeastSquares:
         """Float64 (columns + 1,): squared error, summed over rows and outputs, when the first d columns stay."""
         energy = self._projected.square().sum(dim=1)
         return torch.cat([energy.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+
+    def errors_elsewhere(self, rows: int) -> torch.Tensor:
+        """As `errors`, but estimated for as many rows that the fit has not seen, and without the ridge's part of it.
+
+        By generalised cross-validation ([GCV] equation 1.4): the squared residual over (1 - df / n)^2 with the degrees
+        of freedom df = tr(G_dd H_dd^-1). L^-1 holds that of L_dd in its corner; and with the rows v_i of L^-1 and p_i
+        of L'W the weights change by the sum of v_i p_i' over all i >= d, so every d has its figure from two products.
+
+        Args:
+            rows: of which the Gram matrix is the sum, less one degree of freedom for the mean.
+        """
+        identity = torch.eye(len(self._factor), dtype=torch.float64)
+        inverse = torch.linalg.solve_triangular(self._factor, identity, upper=False)
+        overlaps = inverse @ inverse.mT
+        zero = torch.zeros(1, dtype=torch.float64)
+        freedom = torch.arange(len(identity) + 1) - self._damping * torch.cat([zero, overlaps.diagonal().cumsum(0)])
+        both = overlaps * (self._projected @ self._projected.mT)
+        change = torch.cat([both.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0), zero])
+        residual = (self.errors() - self._damping * change).clamp(min=0.0)
+        return residual / (1.0 - freedom / max(rows - 1, 1)).square()
 
 
 def solve_subset(consumer: Consumer, columns: IntArray, ridge: float = 1e-6) -> torch.Tensor:

@@ -2,6 +2,9 @@
 
 [AMC] section 3.2 fits the kept channels to the dense outputs anew in each episode; kept sets that are prefixes of one
 order need one factorisation per layer instead (`NestedLeastSquares`).
+
+A layer with few rows for its columns (a linear layer has one for each image) is met by its fit on them and not on
+others: its ridge is chosen, and its error told, by generalised cross-validation.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ from amc_env.pruning.consumers import Layer, consumer, dense_weights, find_layer
 from amc_env.pruning.graph import ChannelGraph, IntArray, KeptUnits
 from amc_env.pruning.least_squares import Consumer, NestedLeastSquares, solve_subset
 
+_ROWS_PER_COLUMN = 10  # with more, the error on the rows of the fit is that on others to about a tenth
+_RIDGE = 1e-4
+_RIDGES = (_RIDGE, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+
 
 class PrefixReconstruction:
     """Reconstructed weights of a network's layers for groups that keep prefixes of fixed orders.
@@ -31,7 +38,8 @@ class PrefixReconstruction:
         graph: its channels.
         orders: for each group its units, the last removed first.
         calibration: of the layers that read groups.
-        ridge: as a fraction of the mean diagonal of the Gram matrix.
+        ridge: as a fraction of the mean diagonal of the Gram matrix; 1e-4 unless told, but of layers with fewer than
+            ten rows for each column the power of ten, from 1e-4 to 10, that is best by cross-validation.
         most_bytes: of solutions kept in memory; beyond it they are solved again when they are needed.
     """
 
@@ -42,12 +50,13 @@ class PrefixReconstruction:
         orders: Sequence[IntArray],
         calibration: Calibration,
         *,
-        ridge: float = 1e-4,
+        ridge: float | None = None,
         most_bytes: int = 2**30,
     ) -> None:
         self._network, self._graph, self._orders = network, graph, orders
         self._calibration, self._ridge, self._most_bytes = calibration, ridge, most_bytes
         self._layers = find_layers(graph)
+        self._ridges: dict[str, float] = {}
         self._factors: dict[tuple[str, int], _Factor] = {}
         self._solutions: dict[tuple[str, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
         self._bytes = 0
@@ -73,14 +82,15 @@ class PrefixReconstruction:
     def errors(self, group: int) -> NDArray[np.float64]:
         """What keeping 0, 1, ... units of a group costs, all else dense: float64 (units + 1,).
 
-        Squared error of the outputs of each layer that reads the group, relative to their variance, summed over them.
+        Squared error of the outputs of each layer that reads the group, relative to their variance, summed over them;
+        where rows are few for the columns, what cross-validation expects of it on others. Never rising with the width.
         """
         size = self._graph.groups[group].size
         total = np.zeros(size + 1)
         for layer in readers(self._layers, self._graph.groups[group]):
             factor = self._factor(layer, group)
-            total += factor.least_squares.errors().numpy()[factor.columns_at(0) :: factor.per_unit] / factor.energy
-        return total
+            total += factor.errors.numpy()[factor.columns_at(0) :: factor.per_unit] / factor.energy
+        return np.minimum.accumulate(total)  # a fit on more columns may leave them out
 
     def _groups_read(self, layer: Layer) -> list[int]:
         return [
@@ -110,7 +120,8 @@ class PrefixReconstruction:
         moments = self._calibration.moments(layer.name)
         removed = [self._order_of(layer, group)[width:].reshape(-1) for group, width in widths.items()]
         columns = np.setdiff1d(np.arange(layer.columns), np.concatenate(removed))
-        weights = solve_subset(consumer(self._network, layer, moments), columns, self._ridge)
+        whole = consumer(self._network, layer, moments)
+        weights = solve_subset(whole, columns, self._ridge_of(layer, whole, moments.rows))
         return self._as_stored(layer, columns, weights, moments.mean)
 
     def _factor(self, layer: Layer, group: int) -> _Factor:
@@ -123,9 +134,25 @@ class PrefixReconstruction:
             order = np.concatenate([others, blocks.reshape(-1)])
             whole = consumer(self._network, layer, moments)
             ordered = Consumer(whole.gram[order][:, order], whole.weights[order])
-            least_squares = NestedLeastSquares(ordered, self._ridge)
-            self._factors[key] = _Factor(order, blocks.shape[1], len(others), least_squares, whole.energy, moments.mean)
+            least_squares = NestedLeastSquares(ordered, self._ridge_of(layer, whole, moments.rows))
+            few = _few(moments.rows, layer)
+            errors = least_squares.errors_elsewhere(moments.rows) if few else least_squares.errors()
+            self._factors[key] = _Factor(
+                order, blocks.shape[1], len(others), least_squares, errors, whole.energy, moments.mean
+            )
         return self._factors[key]
+
+    def _ridge_of(self, layer: Layer, whole: Consumer, rows: int) -> float:
+        """Of few rows, that of the least error elsewhere, summed over all numbers of columns in the layer's order."""
+        if self._ridge is not None:
+            return self._ridge
+        if not _few(rows, layer):
+            return _RIDGE
+        if layer.name not in self._ridges:
+            self._ridges[layer.name] = min(
+                _RIDGES, key=lambda ridge: float(NestedLeastSquares(whole, ridge).errors_elsewhere(rows).sum())
+            )
+        return self._ridges[layer.name]
 
     def _order_of(self, layer: Layer, group: int) -> IntArray:
         """Columns of the group's units, the last removed first: int64 (units, columns per unit)."""
@@ -146,6 +173,10 @@ class PrefixReconstruction:
         return kept.reshape(shape[0], -1, *shape[2:]).float(), bias.float()
 
 
+def _few(rows: int, layer: Layer) -> bool:
+    return rows < _ROWS_PER_COLUMN * layer.columns
+
+
 @dataclass(frozen=True)
 class _Factor:
     """The least squares of one layer over the widths of one group.
@@ -154,6 +185,7 @@ class _Factor:
         order: its columns as they are kept.
         per_unit: columns of one unit of the group.
         others: columns of other groups, which come first.
+        errors: float64 (columns + 1,), squared, of each number of columns.
         energy: of the dense outputs.
         mean: of the inputs, (columns,), in the layer's own order.
     """
@@ -162,6 +194,7 @@ class _Factor:
     per_unit: int
     others: int
     least_squares: NestedLeastSquares
+    errors: torch.Tensor
     energy: float
     mean: torch.Tensor
 

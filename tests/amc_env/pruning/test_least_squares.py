@@ -69,6 +69,45 @@ def test_errors_never_grow_with_the_width() -> None:
     assert (errors.diff() <= 0).all()
 
 
+@pytest.mark.parametrize("rows", [30, 80])
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2, 1.0])
+def test_errors_elsewhere_are_the_generalised_cross_validation(rows: int, ridge: float) -> None:
+    inputs = correlated(rows, 40)
+    inputs -= inputs.mean(axis=0)
+    weights = np.random.default_rng(1).normal(size=(40, 5))
+    gram = inputs.T @ inputs
+    nested = NestedLeastSquares(Consumer(torch.from_numpy(gram), torch.from_numpy(weights)), ridge)
+    errors = nested.errors_elsewhere(rows)
+    assert errors.shape == (41,)
+    for width in (0, 1, 12, 29, 30, 39, 40):
+        own = gram[:width, :width]
+        damped = own + ridge * np.diag(gram).mean() * np.eye(width)
+        freedom = np.trace(np.linalg.solve(damped, own)) if width else 0.0
+        residual = ((inputs @ weights - inputs[:, :width] @ nested.weights(width).numpy()) ** 2).sum()
+        expected = residual / (1.0 - freedom / (rows - 1)) ** 2
+        assert float(errors[width]) == pytest.approx(expected, rel=1e-4, abs=1e-9 * (inputs @ weights).var())
+
+
+@pytest.mark.parametrize(("rows", "ridge"), [(30, 1e-2), (100, 1e-4), (100, 1e-2), (1000, 1e-4)])
+def test_errors_elsewhere_are_those_on_rows_that_the_fit_has_not_met(rows: int, ridge: float) -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(64, 64)) * np.logspace(0, -1.5, 64)  # as of features, few directions carry the most
+    weights = rng.normal(size=(64, 20))
+    other = rng.normal(size=(4000, 64)) @ spread
+    widths = (8, 16, 32, 48)
+    found = np.zeros((2, len(widths)))
+    for _ in range(10):
+        inputs = rng.normal(size=(rows, 64)) @ spread
+        inputs -= inputs.mean(axis=0)
+        consumer = Consumer(torch.from_numpy(inputs.T @ inputs), torch.from_numpy(weights))
+        nested = NestedLeastSquares(consumer, ridge)
+        found[0] += nested.errors_elsewhere(rows).numpy()[list(widths)] / consumer.energy
+        for place, width in enumerate(widths):
+            missed = other @ weights - other[:, :width] @ nested.weights(width).numpy()
+            found[1, place] += (missed**2).sum() / ((other @ weights) ** 2).sum()
+    assert found[0] == pytest.approx(found[1], rel=0.25)
+
+
 @pytest.mark.parametrize("columns", [[3], [0, 4, 11], [11, 2, 7, 5], list(range(1, 12))], ids=len)
 def test_any_subset_equals_lstsq(columns: list[int]) -> None:
     inputs, weights, consumer = problem()

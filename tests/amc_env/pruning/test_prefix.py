@@ -129,9 +129,12 @@ def test_errors_are_the_measured_residuals(name: str, tmp_path: Path) -> None:
                 residual = outputs
                 if columns.shape[1]:
                     residual = outputs - columns @ np.linalg.lstsq(columns, outputs, rcond=None)[0]
-                expected[width] += (residual**2).sum() / (outputs**2).sum()
+                error = (residual**2).sum() / (outputs**2).sum()
+                if len(inputs) < 10 * inputs.shape[1]:  # generalised cross-validation
+                    error /= (1.0 - columns.shape[1] / (len(inputs) - 1)) ** 2
+                expected[width] += error
         errors = prefix.errors(index)
-        assert errors == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert errors == pytest.approx(np.minimum.accumulate(expected), rel=1e-4, abs=1e-6)
         assert errors[-1] == 0.0
 
 
@@ -176,3 +179,27 @@ def test_known_networks_stay_finite(make: Callable[[], nn.Module], tmp_path: Pat
         errors = prefix.errors(index)
         assert np.isfinite(errors).all()
         assert (np.diff(errors) <= 0).all()
+
+
+def test_where_rows_are_few_the_ridge_is_that_of_cross_validation(tmp_path: Path) -> None:
+    network, batch = randomised(CONSUMERS["linear after flatten"]()), images(400)
+    few, other = batch[:12], batch[12:]
+    layer = next(iter(readers(find_layers(trace_channels(network, few[:2])))))
+    inputs, outputs = rows_of(network, other).inputs[layer.name], rows_of(network, other).outputs[layer.name]
+    assert len(few) < layer.columns
+
+    def missed(**options: Any) -> tuple[float, float]:
+        """Mean squared error on the other images, relative to their variance, and what the curve says of it."""
+        graph, orders, prefix = reconstruction(network, tmp_path, few, **options)
+        half = graph.groups[0].size // 2
+        kept = [np.sort(order[:half]) for order in orders]
+        thin = prune_network(network, graph, kept)
+        prefix.apply(thin, kept)
+        weight, added = effective(thin, find_layers(graph)[layer.name])
+        columns = inputs[:, np.tile(np.isin(layer.inputs, graph.groups[0].first_unit + kept[0]), layer.taps)]
+        residual = outputs - columns @ weight - added
+        return float((residual**2).sum() / ((outputs - outputs.mean(axis=0)) ** 2).sum()), prefix.errors(0)[half]
+
+    chosen, told = missed(ridge=None)
+    assert chosen < 0.5 * missed(ridge=1e-4)[0]
+    assert told == pytest.approx(chosen, rel=0.4)
