@@ -9,15 +9,16 @@ from cmaes import CMA
 from pydantic import Field
 
 from agents.allocation import allocate
-from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.base import BestSoFar, OnEvaluation
+from agents.measured_curves import CurveAgent
 from amc_env.problem import Evaluation, PruningProblem, Widths
 
 
-class CMAES(Agent):
+class CMAES(CurveAgent):
     """Covariance matrix adaptation (Hansen, The CMA evolution strategy: a tutorial, arXiv 1604.00772).
 
     A point has one coordinate for each decision, the logarithm of its width over that of the allocation of the
-    reconstruction errors (see `agents.reconstruction`), which is where the search starts. `problem.fit_to_budget`
+    error curves (see `agents.reconstruction`), which is where the search starts. `problem.fit_to_budget`
     brings each point to the budget, so that every evaluation is feasible. The points of a generation are evaluated at
     once where the job has processors for it.
 
@@ -26,7 +27,6 @@ class CMAES(Agent):
         population: points of a generation; None: 4 + 3 ln(decisions), equation 48 there.
     """
 
-    needs_error_curves = True
     evaluates_many = True
 
     kind: Literal["cma_es"] = "cma_es"
@@ -38,8 +38,9 @@ class CMAES(Agent):
     ) -> Evaluation | None:
         if max_evaluations < 1:
             return None
-        start = allocate(problem, problem.reconstruction_errors())
+        self.check(problem, max_evaluations)
         best = BestSoFar(on_evaluation)
+        start = allocate(problem, self.curves(problem, best))
         best(problem.evaluate_widths(start))
         optimizer = CMA(
             mean=np.zeros(len(start)),

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from agents.allocation import allocate
-from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.base import BestSoFar, OnEvaluation
+from agents.measured_curves import CurveAgent
 from agents.moves import draw_factors, move
 from amc_env.problem import Evaluation, PruningProblem, Widths
 
 _TRIES = 100  # to find widths that were not evaluated yet
 
 
-class LocalSearch(Agent):
-    """Climb from the allocation of the reconstruction errors (see `agents.reconstruction`).
+class LocalSearch(CurveAgent):
+    """Climb from the allocation of the error curves (see `agents.reconstruction`).
 
     A proposal multiplies the widths of one or more decisions by log-normal factors; the others are brought to the
     budget one step at a time where the error curves say it costs least. A better proposal becomes the next start, and
@@ -29,8 +30,6 @@ class LocalSearch(Agent):
         decisions: how many decisions a proposal moves on average, at least 1.
     """
 
-    needs_error_curves = True
-
     kind: Literal["local_search"] = "local_search"
     step: float = Field(default=0.2, gt=0.0)
     decisions: float = Field(default=2.0, ge=1.0)
@@ -40,8 +39,9 @@ class LocalSearch(Agent):
     ) -> Evaluation | None:
         if max_evaluations < 1:
             return None
-        climb = Climb(problem, problem.reconstruction_errors(), np.random.default_rng(seed), self.step, self.decisions)
+        self.check(problem, max_evaluations)
         best = BestSoFar(on_evaluation)
+        climb = Climb(problem, self.curves(problem, best), np.random.default_rng(seed), self.step, self.decisions)
         while best.count < max_evaluations and (widths := climb.ask()) is not None:
             evaluation = problem.evaluate_widths(widths)
             best(evaluation)
@@ -54,7 +54,7 @@ class Climb:
 
     Args:
         problem: what is climbed, under its budgets.
-        errors: as of `problem.reconstruction_errors`.
+        errors: the error of each choice of each decision, as of `problem.reconstruction_errors`.
         rng: of the proposals.
         step, decisions: as of `LocalSearch`.
     """

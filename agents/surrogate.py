@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from agents.allocation import allocate
-from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.base import BestSoFar, OnEvaluation
 from agents.gaussian_process import GaussianProcess
+from agents.measured_curves import CurveAgent
 from agents.moves import draw_factors, move
 from amc_env.problem import Evaluation, PruningProblem, Widths
 
@@ -19,10 +20,10 @@ _NORMAL = NormalDist()
 _STEPS = (0.05, 0.1, 0.2, 0.4)
 
 
-class SurrogateSearch(Agent):
+class SurrogateSearch(CurveAgent):
     """Bayesian optimisation at the budget, near the best policies so far.
 
-    Starts from the allocation of the reconstruction errors (see `agents.reconstruction`) and some random moves from
+    Starts from the allocation of the error curves (see `agents.reconstruction`) and some random moves from
     it (see `agents.moves`). From then on a Gaussian process is fitted to all rewards, moves of several sizes from the
     best policies are proposed, and the one of the largest expected improvement is evaluated (Jones et al., Efficient
     global optimization of expensive black-box functions, 1998). That proposals stay near the best is what makes it
@@ -34,8 +35,6 @@ class SurrogateSearch(Agent):
         parents: the proposals start from so many of the best policies.
         decisions: how many decisions a move changes on average, the rebalanced ones not counted.
     """
-
-    needs_error_curves = True
 
     kind: Literal["surrogate"] = "surrogate"
     candidates: int = Field(default=100, ge=1)
@@ -49,8 +48,9 @@ class SurrogateSearch(Agent):
         if max_evaluations < 1:
             return None
         rng = np.random.default_rng(seed)
-        errors = problem.reconstruction_errors()
+        self.check(problem, max_evaluations)
         best = BestSoFar(on_evaluation)
+        errors = self.curves(problem, best)
         known: dict[Widths, float] = {}
         widths: Widths | None = allocate(problem, errors)
         while widths is not None and best.count < max_evaluations:

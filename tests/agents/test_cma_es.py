@@ -19,6 +19,10 @@ class TestCMAESWithASmallPopulation(AgentContract):
     agent = CMAES(population=3, sigma=0.4)
 
 
+class TestCMAESOnMeasuredCurves(AgentContract):
+    agent = CMAES(measured=True)
+
+
 class BatchProblem(ToyProblem):
     """Notes how many evaluations are asked for at once."""
 

@@ -13,6 +13,10 @@ class TestLocalSearch(AgentContract):
     agent = LocalSearch()
 
 
+class TestLocalSearchOnMeasuredCurves(AgentContract):
+    agent = LocalSearch(measured=True)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_starts_where_the_reconstruction_agent_ends_and_evaluates_nothing_twice(seed: int) -> None:
     problem = ToyProblem(6, seed=seed)

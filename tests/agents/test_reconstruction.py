@@ -12,6 +12,11 @@ class TestReconstruction(AgentContract):
     far = no_better = "one evaluation only"
 
 
+class TestReconstructionOnMeasuredCurves(AgentContract):
+    agent = Reconstruction(measured=True)
+    far = no_better = "one feasible evaluation only"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_one_evaluation_near_the_optimum(seed: int) -> None:
     """The error curves of the toy problem are exact: what is lost to it is one step of one layer or so."""

@@ -13,6 +13,10 @@ class TestSurrogateSearch(AgentContract):
     agent = SurrogateSearch(candidates=20)
 
 
+class TestSurrogateSearchOnMeasuredCurves(AgentContract):
+    agent = SurrogateSearch(candidates=20, measured=True)
+
+
 def test_begins_with_the_allocation_and_evaluates_nothing_twice() -> None:
     problem = ToyProblem(6)
     history = reported(SurrogateSearch(candidates=20), problem, 30)
