@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.base import Agent, OnEvaluation
 from agents.sensitivity import errors_alone, probe_plans
-from amc_env.problem import FloatArray, PruningProblem
+from amc_env.problem import FloatArray, PruningProblem, Widths
 
 _KEPT = 0.25  # of the units, in the evaluation of one decision alone
 _LEAST = 0.01  # of the median height: a cut that does not show in the evaluation is not taken to be free
@@ -82,3 +82,11 @@ def measured_curves(
         curve * (height / curve[place] if curve[place] > 0.0 else 1.0)
         for curve, height, place in zip(errors, heights, places, strict=True)
     )
+
+
+def curve_sums(problem: PruningProblem, curves: Sequence[FloatArray], plans: Sequence[Widths]) -> FloatArray:
+    """What the curves say of plans, each decision's error added up: float64 (plans,)."""
+    sums: FloatArray = np.zeros(len(plans))
+    for decision, curve, widths in zip(problem.decisions, curves, zip(*plans, strict=True), strict=True):
+        sums += curve[np.searchsorted(decision.choices, widths)]
+    return sums

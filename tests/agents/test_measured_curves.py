@@ -9,10 +9,10 @@ from agents.allocation import allocate
 from agents.base import Agent
 from agents.cma_es import CMAES
 from agents.local_search import LocalSearch
-from agents.measured_curves import measured_curves
+from agents.measured_curves import curve_sums, measured_curves
 from agents.reconstruction import Reconstruction
 from agents.surrogate import SurrogateSearch
-from amc_env.problem import Evaluation, FloatArray
+from amc_env.problem import Evaluation, FloatArray, Widths
 from amc_env.toy import ToyProblem
 from tests.agents.table_problem import TableProblem
 from tests.contracts.agent_contract import reported
@@ -98,3 +98,21 @@ def test_too_few_evaluations_are_refused(agent: Agent) -> None:
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
         agent.check(ToyProblem(5, seed=1), 6)
+
+
+def test_sums_add_up_each_decisions_error() -> None:
+    problem = TableProblem([[1.0, 2.0, 3.0]] * 2, [[0.0, 0.0, 0.0]] * 2, limit=4.0)
+    curves = [np.array([0.9, 0.3, 0.0]), np.array([0.5, 0.2, 0.0])]
+    sums = curve_sums(problem, curves, [(1, 1), (3, 2), (2, 3)])
+    assert sums == pytest.approx([1.4, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_surrogate_believes_measured_curves_where_it_knows_nothing(measured: bool) -> None:
+    problem = ToyProblem(4, seed=1)
+    curves = problem.reconstruction_errors()
+    near: list[Widths] = [(16 - i, 16, 16 - i, 16) for i in range(6)]
+    known = {widths: -problem.score(widths).error for widths in near}
+    better, worse = sorted([(16, 4, 16, 16), (16, 16, 16, 4)], key=lambda widths: problem.score(widths).error)
+    chosen = SurrogateSearch(measured=measured)._most_promising(problem, curves, known, [worse, better])
+    assert chosen == (better if measured else worse)  # both are equally far from what is known
