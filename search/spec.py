@@ -81,7 +81,8 @@ agents:
   - kind: reconstruction
   - kind: uniform      # the same ratio everywhere; global: one threshold over the criterion's scores of all layers
   - kind: random
-  # also: surrogate, cma_es, netadapt, sensitivity, td3, sac, and plan (path: a policy of your own)
+  # - {kind: surrogate, measured: true}   # evaluates each layer alone before it searches
+  # also: cma_es, netadapt, sensitivity, td3, sac, and plan (path: a policy of your own)
 seeds: [0, 1, 2]       # each agent runs once per seed
 evaluations: 70        # of each trial
 
