@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -136,10 +137,9 @@ class PrefixReconstruction:
             whole = consumer(self._network, layer, moments)
             ordered = Consumer(whole.gram[order][:, order], whole.weights[order])
             least_squares = NestedLeastSquares(ordered, self._ridge_of(layer, whole, moments.rows))
-            few = _few(moments.rows, layer)
-            errors = least_squares.errors_elsewhere(moments.rows) if few else least_squares.errors()
+            few = moments.rows if _few(moments.rows, layer) else None
             self._factors[key] = _Factor(
-                order, blocks.shape[1], len(others), least_squares, errors, whole.energy, moments.mean
+                order, blocks.shape[1], len(others), least_squares, few, whole.energy, moments.mean
             )
         return self._factors[key]
 
@@ -188,7 +188,7 @@ class _Factor:
         order: its columns as they are kept.
         per_unit: columns of one unit of the group.
         others: columns of other groups, which come first.
-        errors: float64 (columns + 1,), squared, of each number of columns.
+        few_rows: how many its moments are of, if they are few for its columns.
         energy: of the dense outputs.
         mean: of the inputs, (columns,), in the layer's own order.
     """
@@ -197,9 +197,16 @@ class _Factor:
     per_unit: int
     others: int
     least_squares: NestedLeastSquares
-    errors: torch.Tensor
+    few_rows: int | None
     energy: float
     mean: torch.Tensor
+
+    @cached_property
+    def errors(self) -> torch.Tensor:
+        """Squared, of each number of columns, float64 (columns + 1,)."""
+        if self.few_rows is None:
+            return self.least_squares.errors()
+        return self.least_squares.errors_elsewhere(self.few_rows)
 
     def columns_at(self, width: int) -> int:
         return self.others + width * self.per_unit
