@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from agents.off_policy import Deterministic
-from amc_env.env import PruningEnv
 
 if TYPE_CHECKING:
     from agents.off_policy_sb3 import AMCLearner
@@ -38,10 +37,10 @@ class DDPG(Deterministic):
 
     kind: Literal["ddpg"] = "ddpg"
 
-    def learner(self, env: PruningEnv, *, episodes: int, seed: int) -> AMCLearner:
+    def _learner(self) -> type[AMCLearner]:
         from agents.off_policy_sb3 import DDPGLearner
 
-        return DDPGLearner(env, self, episodes=episodes, seed=seed)
+        return DDPGLearner
 
 
 #: as in the paper and its released code; `scripts/compare_agents_toy.py` compares it with the defaults

@@ -33,13 +33,16 @@ class CurveAgent(Agent):
 
     def check(self, problem: PruningProblem, max_evaluations: int) -> None:
         """Refuse too few evaluations to measure the curves and evaluate one policy."""
-        decisions = len(problem.decisions)
-        if self.measured and max_evaluations < decisions + 2:
+        if self.measured and max_evaluations <= self.probes(problem):
             raise ValueError(
-                f"evaluations: expected at least {decisions + 2}, one for the dense network, one for each of "
-                f"{decisions} decisions and one for the first policy, got {max_evaluations}; allow more, or leave "
-                "measured out"
+                f"evaluations: expected at least {self.probes(problem) + 1}, one for the dense network, one for each "
+                f"of {len(problem.decisions)} decisions and one for the first policy, got {max_evaluations}; allow "
+                "more, or leave measured out"
             )
+
+    def probes(self, problem: PruningProblem) -> int:
+        """Evaluations that the curves cost."""
+        return len(problem.decisions) + 1 if self.measured else 0
 
     def curves(self, problem: PruningProblem, on_evaluation: OnEvaluation) -> tuple[FloatArray, ...]:
         """For each decision the error of each of its choices, as the settings want it."""

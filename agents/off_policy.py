@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from agents.base import Agent, BestSoFar, OnEvaluation
+from agents.base import BestSoFar, OnEvaluation
+from agents.measured_curves import CurveAgent
 from amc_env.env import PruningEnv
 from amc_env.front import budget_views, front
-from amc_env.problem import Evaluation, PruningProblem
+from amc_env.problem import Evaluation, FloatArray, PruningProblem
 
 if TYPE_CHECKING:
     from agents.off_policy_sb3 import AMCLearner
 
 
-class OffPolicy(Agent):
+class OffPolicy(CurveAgent):
     """An actor that chooses one ratio per decision, and critics, on stable-baselines3; an episode is one evaluation.
 
     When an episode has ended, each of its steps is given the final reward, and critics and actor are updated once per
@@ -28,10 +29,11 @@ class OffPolicy(Agent):
         constraint: how the environment keeps the budget; see `PruningEnv`.
         infeasible_reward: reward of an episode over budget ("strict" only); finite, no better than any feasible one.
         warmup: "noise" explores around the untrained actor; "budget" plays random plans brought to the budget;
-            "heuristic" plays the allocation of the reconstruction errors, and then what local search makes of it.
+            "heuristic" plays the allocation of the error curves, and then what local search makes of it.
         warmup_episodes: episodes before learning starts; None: a third of the evaluations, at most 100.
-        residual: if above 0, the actor corrects the ratios of the allocation of the reconstruction errors, each by at
-            most this; it begins with no correction.
+        residual: if above 0, the actor corrects the ratios of the allocation of the error curves, each by at most
+            this; it begins with no correction.
+        measured: take `measured_curves` for the two above; refused without them.
         budgets: fractions, in (0, 1], of the dense cost that the problem's one budget limits. Each episode is played
             under one of them or the problem's own, all in turn; the actor sees which. `series` is then the front: for
             each budget the best network that holds it. Those over the problem's own budget are probes.
@@ -69,13 +71,25 @@ class OffPolicy(Agent):
         """Whether it asks for `problem.reconstruction_errors()`."""
         return self.warmup == "heuristic" or self.residual > 0.0
 
+    @model_validator(mode="after")
+    def _measures_what_it_uses(self) -> Self:
+        if self.measured and not self.needs_error_curves:
+            raise ValueError("measured: the error curves are for warmup 'heuristic' and residual; set one of them")
+        return self
+
     def warmup_for(self, evaluations: int) -> int:
         """Warm-up episodes of a search of so many evaluations."""
         return min(100, evaluations // 3) if self.warmup_episodes is None else self.warmup_episodes
 
     @abstractmethod
-    def learner(self, env: PruningEnv, *, episodes: int, seed: int) -> AMCLearner:
-        """What learns in this environment; imports stable-baselines3."""
+    def _learner(self) -> type[AMCLearner]:
+        """What learns; imports stable-baselines3."""
+
+    def learner(
+        self, env: PruningEnv, *, episodes: int, seed: int, curves: Sequence[FloatArray] | None = None
+    ) -> AMCLearner:
+        """What learns in this environment; the arguments are those of `AMCLearner`."""
+        return self._learner()(env, self, episodes=episodes, seed=seed, curves=curves)
 
     def search(
         self, problem: PruningProblem, *, max_evaluations: int, seed: int, on_evaluation: OnEvaluation
@@ -89,17 +103,20 @@ class OffPolicy(Agent):
             problem, constraint=self.constraint, infeasible_reward=self.infeasible_reward, budgets=self.budgets
         )
         best = BestSoFar(on_evaluation)
-        learner = self.learner(env, episodes=max_evaluations, seed=seed)
-        steps = max_evaluations * len(problem.decisions)
-        learner.learn(steps, callback=ReportEpisodes(env, best, max_evaluations))
+        curves = self.curves(problem, best) if self.measured else None
+        episodes = max_evaluations - best.count
+        learner = self.learner(env, episodes=episodes, seed=seed, curves=curves)
+        learner.learn(episodes * len(problem.decisions), callback=ReportEpisodes(env, best, episodes))
         return best.evaluation
 
     def check(self, problem: PruningProblem, max_evaluations: int) -> None:
         """Refuse a penalty that would make a violated budget the better choice, and budgets that cannot be searched."""
-        if self.budgets and max_evaluations < len(budget_views(problem, self.budgets)):
+        super().check(problem, max_evaluations)
+        left = max_evaluations - self.probes(problem)
+        if self.budgets and left < len(budget_views(problem, self.budgets)):
             raise ValueError(
                 f"budgets: {len(budget_views(problem, self.budgets))} budgets, with the job's own, take at least as "
-                f"many evaluations, got {max_evaluations}"
+                f"many evaluations, got {left}{' beside those of the curves' if self.measured else ''}"
             )
         if self.constraint == "strict" and math.isinf(problem.worst_error):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
-from agents.ddpg import DDPG
 from agents.local_search import Climb
 from agents.noise import decay_for, truncated_normal
 from agents.off_policy import Deterministic, OffPolicy
@@ -28,7 +27,7 @@ from agents.replay import Episode, EpisodeReplay
 from agents.sac import SAC
 from agents.td3 import TD3
 from amc_env.env import PruningEnv
-from amc_env.problem import Evaluation, PruningProblem
+from amc_env.problem import Evaluation, FloatArray, PruningProblem
 
 
 class AMCLearner(OffPolicyAlgorithm):
@@ -39,13 +38,24 @@ class AMCLearner(OffPolicyAlgorithm):
         settings: of the agent.
         episodes: how many will be played; the noise falls over them.
         seed: of the networks, the exploration, the sampling, the updates and the order of the budgets.
+        curves: for each decision the error of each of its choices, of which warm-up "heuristic" and the residual make
+            plans; None: the problem's reconstruction errors.
         **options: of the learner that this is mixed into.
 
     Raises:
         ValueError: the environment's `infeasible_reward` is not finite.
     """
 
-    def __init__(self, env: PruningEnv, settings: OffPolicy, *, episodes: int, seed: int, **options: Any) -> None:
+    def __init__(
+        self,
+        env: PruningEnv,
+        settings: OffPolicy,
+        *,
+        episodes: int,
+        seed: int,
+        curves: Sequence[FloatArray] | None = None,
+        **options: Any,
+    ) -> None:
         if not math.isfinite(env.infeasible_reward):
             raise ValueError(
                 f"a learner needs finite rewards, but the environment's infeasible_reward is {env.infeasible_reward}: "
@@ -54,6 +64,7 @@ class AMCLearner(OffPolicyAlgorithm):
         self._env = env
         self._space = cast(Box, env.action_space)
         self._common = settings
+        self._curves = curves
         self._steps = len(env.problem.decisions)
         self._warmup = settings.warmup_for(episodes)
         networks, exploration, sampling, updates, turns = np.random.SeedSequence(seed).spawn(5)
@@ -139,7 +150,8 @@ class AMCLearner(OffPolicyAlgorithm):
     def _climb(self, problem: PruningProblem) -> Climb:
         """The local search under the budget of this view of the problem."""
         if problem.budgets not in self._climbs:
-            self._climbs[problem.budgets] = Climb(problem, self._env.problem.reconstruction_errors(), self._rng)
+            curves = self._env.problem.reconstruction_errors() if self._curves is None else self._curves
+            self._climbs[problem.budgets] = Climb(problem, curves, self._rng)
         return self._climbs[problem.budgets]
 
     def _heuristic(self) -> NDArray[np.float64]:
@@ -196,11 +208,11 @@ def _last_linear(actor: Any) -> list[nn.Parameter]:
 class _NoisyLearner(AMCLearner):
     """Explores by truncated-normal noise around the actor's output."""
 
-    def __init__(self, env: PruningEnv, settings: Deterministic, *, episodes: int, seed: int, **options: Any) -> None:
+    def __init__(self, env: PruningEnv, settings: Deterministic, *, episodes: int, **options: Any) -> None:
         self._noise = settings
         learning = episodes - settings.warmup_for(episodes)
         self._decay = settings.sigma_decay or decay_for(settings.sigma, settings.final_sigma, learning)
-        super().__init__(env, settings, episodes=episodes, seed=seed, **options)
+        super().__init__(env, settings, episodes=episodes, **options)
 
     def sigma(self, episode: int) -> float:
         """Width of the exploration in episode 0, 1, ...: constant in the warm-up, then falling by a factor each."""
@@ -213,36 +225,31 @@ class _NoisyLearner(AMCLearner):
 class DDPGLearner(_NoisyLearner, stable_baselines3.DDPG):
     """stable-baselines3's DDPG in [AMC]'s way."""
 
-    def __init__(self, env: PruningEnv, settings: DDPG, *, episodes: int, seed: int) -> None:
-        super().__init__(env, settings, episodes=episodes, seed=seed)
-
 
 class TD3Learner(_NoisyLearner, stable_baselines3.TD3):
     """stable-baselines3's TD3 in [AMC]'s way."""
 
-    def __init__(self, env: PruningEnv, settings: TD3, *, episodes: int, seed: int) -> None:
+    def __init__(self, env: PruningEnv, settings: TD3, **options: Any) -> None:
         super().__init__(
             env,
             settings,
-            episodes=episodes,
-            seed=seed,
             policy_delay=settings.policy_delay,
             target_policy_noise=settings.target_noise,
             target_noise_clip=settings.target_noise_clip,
+            **options,
         )
 
 
 class SACLearner(AMCLearner, stable_baselines3.SAC):
     """stable-baselines3's SAC in [AMC]'s way; its actor explores by itself."""
 
-    def __init__(self, env: PruningEnv, settings: SAC, *, episodes: int, seed: int) -> None:
+    def __init__(self, env: PruningEnv, settings: SAC, **options: Any) -> None:
         super().__init__(
             env,
             settings,
-            episodes=episodes,
-            seed=seed,
             ent_coef=f"auto_{settings.temperature}",
             target_entropy=settings.target_entropy,
+            **options,
         )
         if self.ent_coef_optimizer is not None:
             update_learning_rate(self.ent_coef_optimizer, settings.temperature_learning_rate)

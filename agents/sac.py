@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from agents.off_policy import OffPolicy
-from amc_env.env import PruningEnv
 
 if TYPE_CHECKING:
     from agents.off_policy_sb3 import AMCLearner
@@ -38,7 +37,7 @@ class SAC(OffPolicy):
     temperature_learning_rate: float = Field(default=1e-3, gt=0)
     target_entropy: float = -1.0
 
-    def learner(self, env: PruningEnv, *, episodes: int, seed: int) -> AMCLearner:
+    def _learner(self) -> type[AMCLearner]:
         from agents.off_policy_sb3 import SACLearner
 
-        return SACLearner(env, self, episodes=episodes, seed=seed)
+        return SACLearner

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from agents.off_policy import Deterministic
-from amc_env.env import PruningEnv
 
 if TYPE_CHECKING:
     from agents.off_policy_sb3 import AMCLearner
@@ -35,7 +34,7 @@ class TD3(Deterministic):
     target_noise: float = Field(default=0.2, ge=0)
     target_noise_clip: float = Field(default=0.5, ge=0)
 
-    def learner(self, env: PruningEnv, *, episodes: int, seed: int) -> AMCLearner:
+    def _learner(self) -> type[AMCLearner]:
         from agents.off_policy_sb3 import TD3Learner
 
-        return TD3Learner(env, self, episodes=episodes, seed=seed)
+        return TD3Learner

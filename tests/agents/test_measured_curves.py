@@ -8,6 +8,7 @@ import pytest
 from agents.allocation import allocate
 from agents.base import Agent
 from agents.cma_es import CMAES
+from agents.ddpg import DDPG
 from agents.local_search import LocalSearch
 from agents.measured_curves import curve_sums, measured_curves
 from agents.reconstruction import Reconstruction
@@ -22,6 +23,7 @@ AGENTS: list[Agent] = [
     LocalSearch(measured=True),
     CMAES(measured=True),
     SurrogateSearch(measured=True),
+    DDPG(measured=True, warmup="heuristic", residual=0.2, hidden=(16, 16)),
 ]
 
 

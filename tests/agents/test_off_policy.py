@@ -22,6 +22,7 @@ from agents.sac import SAC
 from agents.td3 import TD3
 from amc_env import InfeasibleBudgetError
 from amc_env.env import PruningEnv
+from amc_env.problem import FloatArray
 from amc_env.toy import ToyProblem
 from tests.contracts.agent_contract import AgentContract, reported
 
@@ -64,6 +65,10 @@ class TestSACOfSeveralBudgets(SeveralBudgets):
 
 class TestTD3WithAWarmStart(AgentContract):
     agent: ClassVar[Agent] = TD3(hidden=(32, 32), warmup="heuristic", constraint="clamp", stored_action="raw")
+
+
+class TestDDPGOnMeasuredCurves(AgentContract):
+    agent: ClassVar[Agent] = DDPG(hidden=(32, 32), measured=True, warmup="heuristic", residual=0.2)
 
 
 class TestSACWithAResidual(AgentContract):
@@ -141,6 +146,32 @@ def test_the_replay_of_a_residual_holds_corrections() -> None:
 def test_error_curves_are_asked_for_when_the_settings_need_them() -> None:
     asked = [DDPG(), DDPG(warmup="budget"), DDPG(warmup="heuristic"), DDPG(residual=0.1), LocalSearch()]
     assert [each.needs_error_curves for each in asked] == [False, False, True, True, True]
+
+
+def test_a_residual_on_measured_curves_corrects_their_allocation() -> None:
+    """Here it may not correct anything: every policy after the 6 of the curves is the allocation."""
+
+    class Misjudged(ToyProblem):
+        def reconstruction_errors(self) -> tuple[FloatArray, ...]:
+            return tuple(curve * 10.0**place for place, curve in enumerate(super().reconstruction_errors()))
+
+    *_, allocation = reported(Reconstruction(measured=True), Misjudged(5), 7)
+    history = reported(agent("ddpg", measured=True, residual=1e-6), Misjudged(5), 12)
+    assert [evaluation.widths for evaluation in history[6:]] == [allocation.widths] * 6
+
+
+def test_curves_that_nothing_uses_are_not_measured() -> None:
+    with pytest.raises(
+        ValidationError, match="measured: the error curves are for warmup 'heuristic' and residual; set"
+    ):
+        DDPG(measured=True)
+    settings = agent("sac", measured=True, residual=0.1, budgets=FRACTIONS)
+    settings.check(ToyProblem(3), 7)
+    message = (
+        "budgets: 3 budgets, with the job's own, take at least as many evaluations, got 2 beside those of the curves"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        settings.check(ToyProblem(3), 6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
