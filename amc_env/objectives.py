@@ -5,7 +5,10 @@
 | top1, top5, ... | 1 where the label is not among the k largest logits, else 0 | fraction |
 | cross_entropy | -log softmax(logits)[label] | nats |
 | agreement | KL(softmax of the dense network's logits || softmax of the logits); needs no labels | nats |
+| jensen_shannon | the mean of both distributions' KL to their mean [JS], at most log 2; needs no labels | nats |
 | module:function | what the user's function(outputs, labels, dense_outputs) returns, a tensor (n,) | its own |
+
+[JS] Lin, Divergence measures based on the Shannon entropy, IEEE Transactions on Information Theory 37, 1991.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from amc_env.user_code import import_function
 ErrorFunction = Callable[[Any, torch.Tensor, Any], Any]
 Batch = tuple[torch.Tensor, torch.Tensor | NDArray[Any]]
 
-_KNOWN = ("top1", "top5", "cross_entropy", "agreement")
+_KNOWN = ("top1", "top5", "cross_entropy", "agreement", "jensen_shannon")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def find_objective(name: str, folder: Path | None = None) -> Objective:
         return Objective(name, _cross_entropy, classifies=True, unit="nats")
     if name == "agreement":
         return Objective(name, _agreement, needs_dense=True, unit="nats")
+    if name == "jensen_shannon":
+        return Objective(name, _jensen_shannon, needs_dense=True, unit="nats", worst=math.log(2.0))
     top = re.fullmatch(r"top([1-9]\d*)", name)
     if top is None:
         close = difflib.get_close_matches(name, _KNOWN, n=1)
@@ -217,7 +222,7 @@ def _check_classes(name: str, outputs: Any, labels: torch.Tensor) -> None:
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(
             f"objective {name!r}: expected class indices as labels, integers (n,), got {labels.dtype} "
-            f"{tuple(labels.shape)}; take agreement, or module:function of your own"
+            f"{tuple(labels.shape)}; take agreement or jensen_shannon, or module:function of your own"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
         raise ValueError(
@@ -265,3 +270,11 @@ def _agreement(outputs: torch.Tensor, labels: torch.Tensor, dense_outputs: torch
     dense, pruned = dense_outputs.float().log_softmax(dim=1), outputs.float().log_softmax(dim=1)
     # rounding may leave a divergence of zero a little below it
     return F.kl_div(pruned, dense, reduction="none", log_target=True).sum(dim=1).clamp_min(0.0)
+
+
+def _jensen_shannon(outputs: torch.Tensor, labels: torch.Tensor, dense_outputs: torch.Tensor) -> torch.Tensor:
+    _check_logits("jensen_shannon", outputs)
+    both = torch.stack([outputs, dense_outputs]).float().log_softmax(dim=2)
+    middle = both.logsumexp(dim=0) - math.log(2.0)
+    divergences = F.kl_div(middle.expand_as(both), both, reduction="none", log_target=True).sum(dim=2)
+    return divergences.mean(dim=0).double().clamp(0.0, math.log(2.0))  # rounding may leave it a little outside

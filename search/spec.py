@@ -66,7 +66,7 @@ evaluation:
   fidelity: sequential # fit each layer to the dense network; or prefix (each by itself), magnitude (no fit)
   images: 100          # of the calibration images, how many a fit in the search uses; the final network uses all
   rows: 2000           # samples of each layer in that fit
-  objective: top1      # or top5, cross_entropy, agreement (with the dense network), "module:function"
+  objective: top1      # or top5, cross_entropy; agreement, jensen_shannon (with the dense network); "module:function"
   # hard_images: 200   # score plans on so many images of the search split: those on which plans differ
   stop_early: false    # stop scoring a plan as soon as it cannot become the best
   dtype: float32       # or bfloat16

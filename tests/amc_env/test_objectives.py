@@ -63,6 +63,32 @@ def test_agreement_by_hand_needs_no_labels() -> None:
     assert errors.tolist() == pytest.approx([0.5 * math.log(2 / 3) + 0.5 * math.log(2), 0.0], abs=1e-7)
 
 
+def test_jensen_shannon_by_hand_needs_no_labels() -> None:
+    """(3/4, 1/4) against (1/4, 3/4), whose mean is (1/2, 1/2): each is log 2 less its entropy away from that."""
+    dense = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [300.0, 0.0]])
+    pruned = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0], [0.0, 300.0]])
+    objective = find_objective("jensen_shannon")
+    errors = objective.errors(pruned, torch.zeros(3, 7), dense)
+    by_hand = 0.75 * math.log(0.75) + 0.25 * math.log(0.25) + math.log(2.0)
+    assert errors.tolist() == pytest.approx([by_hand, 0.0, math.log(2.0)], abs=1e-7)
+    assert objective.worst == math.log(2.0)
+
+
+@given(st.integers(1, 8), st.integers(2, 12), st.integers(0, 2**32 - 1), st.floats(0.0, 50.0))
+def test_jensen_shannon_is_symmetric_and_the_entropy_that_mixing_adds(
+    images: int, classes: int, seed: int, scale: float
+) -> None:
+    logits, dense = scale * torch.randn(2, images, classes, generator=torch.Generator().manual_seed(seed))
+    objective = find_objective("jensen_shannon")
+    errors = objective.errors(logits, torch.zeros(images), dense)
+    p, q = (values.double().softmax(1) for values in (logits, dense))
+    mixed, *own = (torch.special.entr(values).sum(1) for values in ((p + q) / 2, p, q))
+    torch.testing.assert_close(errors, mixed - sum(own) / 2, atol=1e-5, rtol=0)
+    assert torch.equal(errors, objective.errors(dense, torch.zeros(images), logits))
+    assert (errors >= 0.0).all()
+    assert (errors <= objective.worst).all()
+
+
 @given(st.integers(1, 8), st.integers(2, 12), st.integers(0, 2**32 - 1))
 def test_mean_errors_are_torchs(images: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -60,7 +60,7 @@ class Form {
     offer(this.granularities, GRANULARITIES.map((name) => [name, name]));
     [this.roundTo, this.maxRatio] = [input({ placeholder: "8" }), input({ placeholder: "0.8" })];
     this.fidelity = select(["", "sequential", "prefix", "magnitude"]);
-    this.objective = select(["", "top1", "top5", "cross_entropy", "agreement"]);
+    this.objective = select(["", "top1", "top5", "cross_entropy", "agreement", "jensen_shannon"]);
 
     this.earlier = select([]);
     offer(this.earlier, [["", "none"], ...jobs.map(({ id, name }) => [id, `${name}, ${id}`])]);
