@@ -42,9 +42,14 @@ def allocate(problem: PruningProblem, errors: Sequence[NDArray[np.float64]]) -> 
     return _widen(problem, errors, best)
 
 
-def _price(problem: PruningProblem, widths: Sequence[int]) -> float:
-    """Costs relative to their limits, summed over the budgets."""
-    return sum(problem.cost(budget.cost, widths) / budget.limit for budget in problem.budgets)
+def _prices(problem: PruningProblem, plans: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """For each plan, int64 (plans, decisions), its costs relative to their limits, summed; and whether all hold."""
+    prices, holds = np.zeros(len(plans)), np.ones(len(plans), dtype=np.bool_)
+    for budget in problem.budgets:
+        costs = problem.costs_of_plans(budget.cost, plans)
+        prices += costs / budget.limit
+        holds &= costs <= budget.limit
+    return prices, holds
 
 
 def _minimum(
@@ -55,11 +60,10 @@ def _minimum(
     for _ in range(_SWEEPS):
         before = list(widths)
         for index, decision in enumerate(problem.decisions):
-            prices = []
-            for width in decision.choices:
-                widths[index] = width
-                prices.append(_price(problem, widths))
-            widths[index] = decision.choices[int(np.argmin(errors[index] + multiplier * np.array(prices)))]
+            plans = np.tile(np.array(widths), (len(decision.choices), 1))
+            plans[:, index] = decision.choices
+            prices, _ = _prices(problem, plans)
+            widths[index] = decision.choices[int(np.argmin(errors[index] + multiplier * prices))]
         if widths == before:
             break
     return tuple(widths)
@@ -109,17 +113,23 @@ def _best_step(
     down: bool,
 ) -> Widths | None:
     """One decision one choice narrower (least error per price saved) or wider (most, and still feasible)."""
-    price = _price(problem, widths)
-    best: Widths | None = None
-    best_value = -np.inf
+    moves = []
     for index, decision in enumerate(problem.decisions):
         place = decision.choices.index(widths[index])
         other = place - 1 if down else place + 1
-        if index in held or not 0 <= other < len(decision.choices):
-            continue
-        stepped = (*widths[:index], decision.choices[other], *widths[index + 1 :])
-        change = errors[index][place] - errors[index][other]  # negative when narrower
-        value = change / max(abs(_price(problem, stepped) - price), 1e-12)
-        if value > best_value and (down or problem.feasible(stepped)):
-            best, best_value = stepped, value
-    return best
+        if index not in held and 0 <= other < len(decision.choices):
+            gain = errors[index][place] - errors[index][other]  # negative when narrower
+            moves.append((index, decision.choices[other], gain))
+    if not moves:
+        return None
+    moving, moved, gains = zip(*moves, strict=True)
+    plans = np.tile(np.array(widths), (len(moves) + 1, 1))  # the last one stays as it is
+    plans[np.arange(len(moves)), moving] = moved
+    prices, holds = _prices(problem, plans)
+    values = np.array(gains) / np.maximum(np.abs(prices[:-1] - prices[-1]), 1e-12)
+    if not down:
+        values[~holds[:-1]] = -np.inf
+    best = int(np.argmax(values))
+    if values[best] == -np.inf:
+        return None
+    return (*widths[: moving[best]], moved[best], *widths[moving[best] + 1 :])

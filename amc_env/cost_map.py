@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hw.cost import BilinearCost, CostFunction, CostModel, FloatArray, IntArray
+from hw.cost import BilinearCost, CostFunction, CostModel, FloatArray, IntArray, ManyCost
 from hw.layers import LayerShape
 
 
@@ -36,8 +36,26 @@ class QuadraticCost:
         return self.square.T.astype(np.float64)
 
 
+@dataclass(frozen=True)
+class LayeredCost:
+    """A cost of the layers' channels, by the widths that these follow from."""
+
+    channels: ChannelMap
+    cost: CostFunction
+
+    def __call__(self, widths: Sequence[int] | IntArray) -> float:
+        return self.cost(*self.channels.channels(widths))
+
+    def many(self, plans: IntArray) -> FloatArray:
+        """The costs of plans int64 (plans, decisions), float64 (plans,)."""
+        kept_in, kept_out = self.channels.channels(plans)
+        if isinstance(self.cost, ManyCost):
+            return self.cost.many(kept_in, kept_out)
+        return np.array([self.cost(*kept) for kept in zip(kept_in, kept_out, strict=True)], dtype=np.float64)
+
+
 #: what the network costs when each decision keeps so many units
-WidthCost = QuadraticCost | Callable[[Sequence[int] | IntArray], float]
+WidthCost = QuadraticCost | LayeredCost | Callable[[Sequence[int] | IntArray], float]
 
 
 class CostMap(Protocol):
@@ -74,9 +92,9 @@ class ChannelMap:
     out_per_unit: IntArray
 
     def channels(self, widths: Sequence[int] | IntArray) -> tuple[IntArray, IntArray]:
-        """Input and output channels of each layer, int64 (layers,) each."""
+        """Input and output channels of each layer, int64 (layers,) each; of many plans (plans, layers)."""
         kept = np.asarray(widths, dtype=np.int64)
-        return self.fixed_in + self.in_per_unit @ kept, self.fixed_out + self.out_per_unit @ kept
+        return self.fixed_in + kept @ self.in_per_unit.T, self.fixed_out + kept @ self.out_per_unit.T
 
     def cost_function(self, model: CostModel, layers: Sequence[LayerShape]) -> WidthCost:
         return self.cost_of_widths(model.bind(layers))
@@ -84,7 +102,7 @@ class ChannelMap:
     def cost_of_widths(self, cost: CostFunction) -> WidthCost:
         """The cost as a function of the widths; a bilinear one becomes quadratic."""
         if not isinstance(cost, BilinearCost):
-            return lambda widths: cost(*self.channels(widths))
+            return LayeredCost(self, cost)
         fixed = cost.per_product * self.fixed_in + cost.per_channel
         return QuadraticCost(
             constant=int(self.fixed_out @ fixed),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_env.budget import Budget, InfeasibleBudgetError, parse_limit
-from amc_env.cost_map import CostMap, QuadraticCost
+from amc_env.cost_map import CostMap, LayeredCost, QuadraticCost
 from amc_env.policy import PruningPolicy
 from hw.cost import COST_MODELS, CostModel, IntArray
 from hw.layers import LayerShape
@@ -286,7 +286,7 @@ class PruningProblem(ABC):
     def costs_of_plans(self, name: str, plans: IntArray) -> FloatArray:
         """One cost of several networks: widths int64 (plans, decisions) -> float64 (plans,)."""
         cost = self._cost_functions[name]
-        if isinstance(cost, QuadraticCost):
+        if isinstance(cost, QuadraticCost | LayeredCost):
             return cost.many(plans)
         return np.array([cost(widths) for widths in plans], dtype=np.float64)
 

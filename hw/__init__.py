@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hw.cost import COST_MODELS, ActivationSize, BilinearCost, CostFunction, CostModel, MacCount, WeightSize
+from hw.cost import COST_MODELS, ActivationSize, BilinearCost, CostFunction, CostModel, MacCount, ManyCost, WeightSize
 from hw.latency_file import LatencyFileError, load_table, save_table
 from hw.latency_table import LatencyTable, MissingEntryError
 from hw.layers import LayerShape
@@ -17,6 +17,7 @@ __all__ = [
     "LatencyTable",
     "LayerShape",
     "MacCount",
+    "ManyCost",
     "MissingEntryError",
     "WeightSize",
     "load_table",

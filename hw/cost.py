@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,19 @@ FloatArray = NDArray[np.float64]
 
 #: cost(kept_in, kept_out): both int64 of shape (layers,), channels that each layer keeps.
 CostFunction = Callable[[IntArray, IntArray], float]
+
+
+@runtime_checkable
+class ManyCost(Protocol):
+    """A cost function that counts many plans at once."""
+
+    def __call__(self, kept_in: IntArray, kept_out: IntArray) -> float:
+        """As of any cost function."""
+        ...
+
+    def many(self, kept_in: IntArray, kept_out: IntArray) -> FloatArray:
+        """Both int64 (plans, layers) -> float64 (plans,), the same numbers as one by one."""
+        ...
 
 
 class CostModel(Protocol):
@@ -35,7 +48,8 @@ class CostModel(Protocol):
         Where it does (a runtime may be slower with fewer channels), plans are still brought within a budget, but
         perhaps not as close to it as can be.
 
-        A cost that is a `BilinearCost` is best returned as one: a pruning problem counts it several times faster.
+        A cost that is a `BilinearCost` is best returned as one, any other as a `ManyCost`: agents that look at the
+        costs of many plans are several times faster then.
         """
         ...
 

@@ -219,7 +219,6 @@ class _TableCost:
         self._rows = np.array([i for i, layer in enumerate(layers) if layer.op in ("conv", "linear")], dtype=np.int64)
         self._layers = [layers[row] for row in self._rows]
         self._table = table
-        self._all_rows = len(self._rows) == len(layers)
         self._surfaces = [table.surface(layer) for layer in self._layers]
         self._largest = max(max(layer.in_channels, layer.out_channels) for layer in self._layers)
         self._in = _Places(self._surfaces, [surface.knots_in for surface in self._surfaces], self._largest)
@@ -235,15 +234,17 @@ class _TableCost:
         same = tuple(map(_unnamed, self._layers)) == tuple(map(_unnamed, table.layers))
         self._scale, self._offset = (correction.scale, correction.offset) if same else (1.0, 0.0)
         ins, outs = np.array([(layer.in_channels, layer.out_channels) for layer in self._layers]).T
-        dense, remaining = self._look_up(ins, outs), correction.remaining
+        dense, remaining = float(self._look_up(ins, outs)), correction.remaining
         self._scale, self._offset = remaining * self._scale, remaining * self._offset + (1.0 - remaining) * dense
 
     def __call__(self, kept_in: IntArray, kept_out: IntArray) -> float:
-        if self._all_rows:
-            return self._look_up(kept_in, kept_out)
-        return self._look_up(kept_in[self._rows], kept_out[self._rows])
+        return float(self.many(kept_in, kept_out))
 
-    def _look_up(self, kept_in: IntArray, kept_out: IntArray) -> float:
+    def many(self, kept_in: IntArray, kept_out: IntArray) -> FloatArray:
+        """As `ManyCost` says."""
+        return self._look_up(kept_in.take(self._rows, axis=-1), kept_out.take(self._rows, axis=-1))
+
+    def _look_up(self, kept_in: IntArray, kept_out: IntArray) -> FloatArray:
         if max(kept_in.max(), kept_out.max()) > self._largest:
             self._refuse(kept_in, kept_out, np.maximum(kept_in, kept_out) > self._largest)
         place_in, rest_in = self._in(kept_in)
@@ -254,12 +255,13 @@ class _TableCost:
         near, far = self._values[at], self._values[at + self._stride]
         near += rest_out * (self._values[at + 1] - near)
         far += rest_out * (self._values[at + self._stride + 1] - far)
-        total = near.sum() + rest_in @ (far - near)
-        return float(self._scale * total + self._offset)
+        near += rest_in * (far - near)
+        costs: FloatArray = self._scale * near.sum(axis=-1) + self._offset
+        return costs
 
     def _refuse(self, kept_in: IntArray, kept_out: IntArray, outside: NDArray[np.bool_]) -> None:
-        index = int(np.argmax(outside))
-        layer, ins, outs = self._layers[index], int(kept_in[index]), int(kept_out[index])
+        first = np.unravel_index(np.argmax(outside), outside.shape)
+        layer, ins, outs = self._layers[first[-1]], int(kept_in[first]), int(kept_out[first])
         groups = 1 if layer.groups == 1 else layer.groups * outs // layer.out_channels
         known = [(e.shape.in_channels, e.shape.out_channels) for e in self._table.entries_of(layer)]
         nearest = sorted(set(known), key=lambda pair: (abs(pair[0] - ins) + abs(pair[1] - outs), pair))

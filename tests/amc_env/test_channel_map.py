@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from amc_env import ChannelMap, PruningEnv, PruningProblem, Score, ToyProblem
+from amc_env.cost_map import LayeredCost, QuadraticCost
 from amc_env.env import Constraint
 from hw import BilinearCost, CostFunction, LayerShape, MacCount
 from hw.cost import IntArray
@@ -54,6 +55,32 @@ def test_a_bilinear_cost_of_widths_is_exactly_that_of_the_channels(layers: int, 
     assert channels.cost_of_widths(cost)(widths) == expected
     assert channels.cost_of_widths(cost)(widths.tolist()) == expected
     assert channels.cost_of_widths(lambda kept_in, kept_out: cost(kept_in, kept_out))(widths) == expected
+
+
+class InOneCall:
+    """A cost function that counts many plans at once, and nothing else."""
+
+    def __call__(self, kept_in: IntArray, kept_out: IntArray) -> float:
+        raise AssertionError("asked for one plan")
+
+    def many(self, kept_in: IntArray, kept_out: IntArray) -> NDArray[np.float64]:
+        costs: NDArray[np.float64] = (kept_in * kept_out).sum(axis=1).astype(np.float64)
+        return costs
+
+
+@given(layers=st.integers(1, 6), decisions=st.integers(1, 4), plans=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_many_plans_cost_what_each_does(layers: int, decisions: int, plans: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    fixed_in, fixed_out = rng.integers(0, 10**4, size=(2, layers))
+    in_per_unit, out_per_unit = rng.integers(0, 5, size=(2, layers, decisions))
+    channels = ChannelMap(fixed_in, in_per_unit, fixed_out, out_per_unit)
+    bilinear = BilinearCost(np.ones(layers, dtype=np.int64), np.zeros(layers, dtype=np.int64))
+    widths: IntArray = rng.integers(1, 2000, size=(plans, decisions))
+    expected = [bilinear(*channels.channels(plan)) for plan in widths]
+    for cost in (bilinear, InOneCall(), lambda kept_in, kept_out: bilinear(kept_in, kept_out)):
+        bound = channels.cost_of_widths(cost)
+        assert isinstance(bound, QuadraticCost | LayeredCost)
+        assert bound.many(widths).tolist() == expected
 
 
 @pytest.mark.parametrize("constraint", ["strict", "clamp", "fit"])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw.cost import ManyCost
 from hw.host import Conditions, Host
 from hw.latency_table import ANYTHING, Correction, Entry, LatencyTable, MissingEntryError, describe
 from hw.layers import LayerShape
@@ -106,6 +107,27 @@ def test_asking_changes_neither_the_widths_nor_the_answer() -> None:
     kept_in, kept_out = np.array(SMALL[0]), np.array(SMALL[1])
     assert cost(kept_in, kept_out) == cost(kept_in, kept_out)
     assert (tuple(kept_in.tolist()), tuple(kept_out.tolist())) == SMALL
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.lists(widths(), min_size=1, max_size=5))
+def test_many_networks_at_once_cost_what_each_does(
+    seed: int, plans: list[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> None:
+    cost = corrected(hand_made(seed)).bind((*LAYERS, NORM))  # a norm has no entry: its column is left out
+    assert isinstance(cost, ManyCost)
+    kept_in, kept_out = (np.array([[*kept[side], 8] for kept in plans]) for side in (0, 1))
+    assert cost.many(kept_in, kept_out).tolist() == [cost(*kept) for kept in zip(kept_in, kept_out, strict=True)]
+
+
+def test_the_one_of_many_networks_that_is_not_known_is_named() -> None:
+    cost = hand_made().bind(LAYERS)
+    assert isinstance(cost, ManyCost)
+    kept_in, kept_out = (np.array([kept, kept, kept]) for kept in SMALL)
+    kept_out[1, 1] = kept_in[1, 2] = kept_out[1, 2] = kept_in[1, 3] = 33
+    with pytest.raises(MissingEntryError, match="33"):
+        cost.many(kept_in, kept_out)
+    assert cost.many(kept_in[::2], kept_out[::2]).shape == (2,)
 
 
 @settings(max_examples=50)
