@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from amc_env.pruning.graph import IntArray
@@ -23,6 +24,10 @@ from amc_env.pruning.graph import IntArray
 Bounds = tuple[torch.Tensor, torch.Tensor]  # lower and upper
 
 _NOTHING = 1e-12  # a variance that only rounding makes
+_ROWS_PER_COLUMN = 4  # with more, half of the columns err on the rows of their fit at least 3/4 as much as on others
+_COLUMNS = 2048  # by which a ridge is chosen; of more so many, evenly spaced: six factorisations cost too much
+RIDGE = 1e-4  # of fits to the dense network's inputs, as a fraction of the mean diagonal of the Gram matrix
+_RIDGES = (RIDGE, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 BOUNDED_STEPS = 2  # more gain nothing on ResNet-56 and MobileNet-V1
 
 
@@ -95,6 +100,30 @@ class NestedLeastSquares:
         change = torch.cat([both.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0), zero])
         residual = (self.errors() - self._damping * change).clamp(min=0.0)
         return residual / (1.0 - freedom / max(rows - 1, 1)).square()
+
+
+def few_rows(rows: int, columns: int) -> bool:
+    """Whether a fit of so many columns on so many rows has to be told, and damped, by cross-validation."""
+    return rows < _ROWS_PER_COLUMN * columns
+
+
+def choose_ridge(consumers: Sequence[Consumer], rows: int) -> float:
+    """`RIDGE`; of few rows that of `_RIDGES` with the least error elsewhere, summed over the numbers of columns.
+
+    Args:
+        consumers: of the layer's groups; their columns are taken in the order given.
+        rows: of which each Gram matrix is the sum.
+    """
+    columns = len(consumers[0].gram)
+    if not few_rows(rows, columns):
+        return RIDGE
+    some = np.linspace(0, columns - 1, min(columns, _COLUMNS)).astype(np.int64)
+    parts = [Consumer(each.gram[some][:, some], each.weights[some]) for each in consumers]
+
+    def elsewhere(ridge: float) -> float:
+        return sum(float(NestedLeastSquares(part, ridge).errors_elsewhere(rows).sum()) for part in parts)
+
+    return min(_RIDGES, key=elsewhere)
 
 
 def solve_subset(consumer: Consumer, columns: IntArray, ridge: float = 1e-6) -> torch.Tensor:

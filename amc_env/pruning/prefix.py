@@ -21,12 +21,13 @@ from torch import nn
 from amc_env.pruning.calibration import Calibration
 from amc_env.pruning.consumers import Layer, consumer, dense_weights, find_layers, readers, write_layer
 from amc_env.pruning.graph import ChannelGraph, IntArray, KeptUnits
-from amc_env.pruning.least_squares import Consumer, NestedLeastSquares, solve_subset
-
-_ROWS_PER_COLUMN = 4  # with more, half of the columns err on the rows of their fit at least 3/4 as much as on others
-_COLUMNS = 2048  # by which a ridge is chosen; of more so many, evenly spaced: six factorisations cost too much
-_RIDGE = 1e-4
-_RIDGES = (_RIDGE, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+from amc_env.pruning.least_squares import (
+    Consumer,
+    NestedLeastSquares,
+    choose_ridge,
+    few_rows,
+    solve_subset,
+)
 
 
 class PrefixReconstruction:
@@ -137,24 +138,17 @@ class PrefixReconstruction:
             whole = consumer(self._network, layer, moments)
             ordered = Consumer(whole.gram[order][:, order], whole.weights[order])
             least_squares = NestedLeastSquares(ordered, self._ridge_of(layer, whole, moments.rows))
-            few = moments.rows if _few(moments.rows, layer) else None
+            few = moments.rows if few_rows(moments.rows, layer.columns) else None
             self._factors[key] = _Factor(
                 order, blocks.shape[1], len(others), least_squares, few, whole.energy, moments.mean
             )
         return self._factors[key]
 
     def _ridge_of(self, layer: Layer, whole: Consumer, rows: int) -> float:
-        """Of few rows, that of the least error elsewhere, summed over the numbers of columns in the layer's order."""
         if self._ridge is not None:
             return self._ridge
-        if not _few(rows, layer):
-            return _RIDGE
         if layer.name not in self._ridges:
-            some = np.linspace(0, layer.columns - 1, min(layer.columns, _COLUMNS)).astype(np.int64)
-            part = Consumer(whole.gram[some][:, some], whole.weights[some])
-            self._ridges[layer.name] = min(
-                _RIDGES, key=lambda ridge: float(NestedLeastSquares(part, ridge).errors_elsewhere(rows).sum())
-            )
+            self._ridges[layer.name] = choose_ridge([whole], rows)
         return self._ridges[layer.name]
 
     def _order_of(self, layer: Layer, group: int) -> IntArray:
@@ -174,10 +168,6 @@ class PrefixReconstruction:
         if isinstance(module.bias, torch.Tensor):
             bias = bias + module.bias.detach().cpu().double()
         return kept.reshape(shape[0], -1, *shape[2:]).float(), bias.float()
-
-
-def _few(rows: int, layer: Layer) -> bool:
-    return rows < _ROWS_PER_COLUMN * layer.columns
 
 
 @dataclass(frozen=True)

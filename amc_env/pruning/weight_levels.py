@@ -2,7 +2,8 @@
 
 The weights of a row (an output) that stay are the row's least-squares fit to the dense output on the dense network's
 inputs. The rows of a layer lose different weights, so that each has its own factor (`NestedLeastSquares`) over its own
-order: all levels of a row follow from one Cholesky decomposition.
+order: all levels of a row follow from one Cholesky decomposition. Where the rows of the calibration are few for the
+columns, ridge and errors are those of cross-validation, as for channels (see `amc_env.pruning.prefix`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from amc_env.pruning.calibration import Calibration, Moments
 from amc_env.pruning.consumers import Layer, write_layer
 from amc_env.pruning.exact_obs import obs_scores
 from amc_env.pruning.graph import IntArray
-from amc_env.pruning.least_squares import Consumer, NestedLeastSquares
+from amc_env.pruning.least_squares import Consumer, NestedLeastSquares, choose_ridge, few_rows
 from amc_env.pruning.patterns import FINE_GRAINED, Pattern
 from amc_env.pruning.sharing import share
 
-RIDGE = 1e-4  # of the mean diagonal of the Gram matrix, as for channels on the dense network's inputs
-_VERSION = 1  # of what is kept on disk; raise it whenever the same moments would give other orders or weights
+_VERSION = 2  # of what is kept on disk; raise it whenever the same moments would give other orders or weights
 
 FloatArray = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class WeightLevels:
         if self._given is not None:
             return self._given.reshape(self.dense.shape)
         name = f"scores-{_VERSION}-{self._settings.criterion}-{self.layer.name}"
-        return self._calibration.remember(name, lambda: {"scores": obs_scores(self._consumers, RIDGE)})["scores"]
+        return self._calibration.remember(name, lambda: {"scores": obs_scores(self._consumers, self._ridge)})["scores"]
 
     def removal_scores(self) -> FloatArray:
         """Mean score of what each weight goes with, float64 (weights,), in the order.
@@ -113,7 +113,9 @@ class WeightLevels:
     def errors(self) -> FloatArray:
         """What each level costs by itself, all else dense and the weights fitted: float64 (levels,).
 
-        Squared error of the layer's outputs relative to their variance.
+        Squared error of the layer's outputs relative to their variance; where rows are few for the columns, what
+        cross-validation expects of it on others; an order by "obs" is fitted to them too, which it does not see: on
+        others the error may be twice that. Never rising with the weights that stay.
         """
         return self._fits["errors"]
 
@@ -179,6 +181,7 @@ class WeightLevels:
         rows, columns = self.dense.shape
         values = [np.empty(kept) for kept in self.levels]
         errors = np.zeros(len(self.levels))
+        few = few_rows(self._moments.rows, columns)
         # where each row's weights stand in the order of the layer, int64 (rows, columns), ascending
         places = np.argsort(self.order // columns, kind="stable").reshape(rows, columns)
         for row in range(rows):
@@ -186,13 +189,14 @@ class WeightLevels:
             own = self.order[places[row]] % columns
             output = row % (rows // self.layer.groups)
             ordered = Consumer(consumer.gram[own][:, own], consumer.weights[own, output].unsqueeze(1))
-            least_squares = NestedLeastSquares(ordered, RIDGE)
+            least_squares = NestedLeastSquares(ordered, self._ridge)
             left = np.searchsorted(places[row], self.levels)  # weights of this row at each level
-            errors += least_squares.errors().numpy()[left]
+            of_row = least_squares.errors_elsewhere(self._moments.rows) if few else least_squares.errors()
+            errors += of_row.numpy()[left]
             for level, count in enumerate(left.tolist()):
                 values[level][places[row][:count]] = least_squares.weights(count).numpy()[:, 0]
         energy = sum(consumer.energy for consumer in self._consumers)
-        return {"values": np.concatenate(values), "errors": errors / energy}
+        return {"values": np.concatenate(values), "errors": np.minimum.accumulate(errors) / energy}
 
     @cached_property
     def _moments(self) -> Moments:
@@ -201,6 +205,10 @@ class WeightLevels:
     @cached_property
     def _consumers(self) -> list[Consumer]:
         return row_consumers(self.layer, self._moments, torch.from_numpy(self.dense))
+
+    @cached_property
+    def _ridge(self) -> float:
+        return choose_ridge(self._consumers, self._moments.rows)
 
     def _file(self, kind: str) -> str:
         settings = f"{_VERSION} {self._settings.criterion} {self._settings.pattern.name} {self.levels}"

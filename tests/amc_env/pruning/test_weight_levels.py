@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from amc_env.pruning.calibration import Calibration
 from amc_env.pruning.consumers import find_layers
+from amc_env.pruning.least_squares import RIDGE
 from amc_env.pruning.saliency import weight_scores
 from amc_env.pruning.sharing import share
 from amc_env.pruning.trace import trace_channels
@@ -55,16 +57,17 @@ def levels_of(
     *,
     fitted: bool = True,
     codebook: int | None = None,
+    kept: tuple[int, ...] = LEVELS,
 ) -> WeightLevels:
     layers = find_layers(trace_channels(network, images(2)))
 
     def batches() -> Iterator[torch.Tensor]:
-        yield images(40)
+        yield images(48)
 
     columns = {layer.name: layer.columns // layer.groups for layer in layers.values()}
-    calibration = Calibration(network, columns, batches, images=40, rows=ALL, folder=folder)
+    calibration = Calibration(network, columns, batches, images=48, rows=ALL, folder=folder)
     scores = None if criterion == "obs" else weight_scores(network, [name], "l1")[name].numpy()
-    return WeightLevels(network, layers[name], LEVELS, LevelSettings(criterion, fitted, codebook), calibration, scores)
+    return WeightLevels(network, layers[name], kept, LevelSettings(criterion, fitted, codebook), calibration, scores)
 
 
 def inputs_of(network: nn.Module, name: str) -> torch.Tensor:
@@ -73,7 +76,7 @@ def inputs_of(network: nn.Module, name: str) -> torch.Tensor:
     module = network.get_submodule(name)
     with torch.no_grad():
         handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        network(images(40))
+        network(images(48))
         handle.remove()
     if isinstance(module, nn.Linear):
         return seen[0].double()[None]
@@ -210,3 +213,37 @@ def test_moving_codes_lowers_the_error_below_that_of_fitted_values(
     assert error_of(moved, levels.dense, grams) < 0.98 * error_of(fitted, levels.dense, grams)
     assert ((moved != 0) == (before != 0)).all()
     assert len(np.unique(moved[moved != 0])) <= 7
+
+
+class Wide(nn.Module):
+    """A linear layer of which there are fewer rows, one for each image, than columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 64, 3, padding=1)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.linear(F.relu(self.features(x)).mean((2, 3))))
+
+
+@pytest.mark.parametrize(("criterion", "optimism"), [("l1", 1.2), ("obs", 2.5)])  # obs fits its order to the rows too
+def test_where_rows_are_few_ridge_and_errors_are_those_of_cross_validation(
+    criterion: str, optimism: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = randomised(Wide())
+
+    def missed(folder: str) -> tuple[float, float]:
+        """Of half the weights: squared error on other images, relative to their variance, and what the curve says."""
+        levels = levels_of(network, "linear", tmp_path / folder, criterion, kept=(320,))
+        pruned = copy.deepcopy(network)
+        levels.write(pruned, 320)
+        with torch.no_grad():
+            dense, thin = (one(images(400, seed=2)).double() for one in (network, pruned))
+        variance = float((dense - dense.mean(dim=0)).square().sum())
+        return float((dense - thin).square().sum()) / variance, float(levels.errors()[0])
+
+    found, told = missed("chosen")
+    assert found / optimism < told < found * 1.2
+    monkeypatch.setattr("amc_env.pruning.weight_levels.choose_ridge", lambda consumers, rows: RIDGE)
+    assert found < 0.6 * missed("as with many rows")[0]
