@@ -12,7 +12,7 @@ from pydantic import Field
 from agents.allocation import allocate
 from agents.base import BestSoFar, OnEvaluation
 from agents.measured_curves import CurveAgent
-from agents.moves import draw_factors, move
+from agents.moves import Mover, draw_factors
 from amc_env.problem import Evaluation, PruningProblem, Widths
 
 _TRIES = 100  # to find widths that were not evaluated yet
@@ -67,7 +67,7 @@ class Climb:
         step: float = 0.2,
         decisions: float = 2.0,
     ) -> None:
-        self._problem, self._errors, self._rng = problem, errors, rng
+        self._mover, self._rng = Mover(problem, errors), rng
         self._step, self._decisions = step, decisions
         #: the first widths that it gives
         self.start = allocate(problem, errors)
@@ -93,7 +93,7 @@ class Climb:
         step = self._step
         for _ in range(_TRIES):
             self._factors = self._factors or draw_factors(len(start), self._decisions, step, self._rng)
-            widths = move(self._problem, self._errors, start, self._factors)
+            widths = self._mover.move(start, self._factors)
             if widths is not None and widths not in self._seen:
                 self._seen.add(widths)
                 return widths

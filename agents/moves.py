@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.allocation import rebalance
 from amc_env.problem import PruningProblem, Widths
+
+_REMEMBERED = 4096  # moves
 
 
 def draw_factors(decisions: int, mean: float, step: float, rng: np.random.Generator) -> dict[int, float]:
@@ -25,18 +28,29 @@ def draw_factors(decisions: int, mean: float, step: float, rng: np.random.Genera
     return dict(zip(chosen.tolist(), np.exp(rng.normal(0.0, step, count)).tolist(), strict=True))
 
 
-def move(
-    problem: PruningProblem, errors: Sequence[NDArray[np.float64]], start: Widths, factors: Mapping[int, float]
-) -> Widths | None:
-    """Multiply the widths of some decisions, and bring the others to the budget where that costs least error.
+class Mover:
+    """Makes moves in one search.
 
-    Returns:
-        Feasible widths; None if the other decisions cannot make them so.
+    Args:
+        problem: under its budgets.
+        errors: the error of each choice of each decision, as of `problem.reconstruction_errors`.
     """
-    moved = list(start)
-    for index, factor in factors.items():
-        moved[index] = _scaled(problem.decisions[index].choices, start[index], factor)
-    return rebalance(problem, errors, moved, frozenset(factors))
+
+    def __init__(self, problem: PruningProblem, errors: Sequence[NDArray[np.float64]]) -> None:
+        self._decisions = problem.decisions
+        # where choices are few, most moves have been made before
+        self._rebalanced = lru_cache(_REMEMBERED)(partial(rebalance, problem, errors))
+
+    def move(self, start: Widths, factors: Mapping[int, float]) -> Widths | None:
+        """Multiply the widths of some decisions, and bring the others to the budget where that costs least error.
+
+        Returns:
+            Feasible widths; None if the other decisions cannot make them so.
+        """
+        moved = list(start)
+        for index, factor in factors.items():
+            moved[index] = _scaled(self._decisions[index].choices, start[index], factor)
+        return self._rebalanced(tuple(moved), frozenset(factors))
 
 
 def _scaled(choices: tuple[int, ...], width: int, factor: float) -> int:

@@ -12,7 +12,7 @@ from agents.allocation import allocate
 from agents.base import BestSoFar, OnEvaluation
 from agents.gaussian_process import GaussianProcess
 from agents.measured_curves import CurveAgent, curve_sums
-from agents.moves import draw_factors, move
+from agents.moves import Mover, draw_factors
 from amc_env.problem import Evaluation, FloatArray, PruningProblem, Widths
 
 _NORMAL = NormalDist()
@@ -54,23 +54,18 @@ class SurrogateSearch(CurveAgent):
         self.check(problem, max_evaluations)
         best = BestSoFar(on_evaluation)
         errors = self.curves(problem, best)
+        mover = Mover(problem, errors)
         known: dict[Widths, float] = {}
         widths: Widths | None = allocate(problem, errors)
         while widths is not None and best.count < max_evaluations:
             evaluation = problem.evaluate_widths(widths)
             best(evaluation)
             known[widths] = evaluation.reward
-            proposals = self._propose(problem, errors, known, rng)
+            proposals = self._propose(mover, known, rng)
             widths = self._most_promising(problem, errors, known, proposals)
         return best.evaluation
 
-    def _propose(
-        self,
-        problem: PruningProblem,
-        errors: tuple[FloatArray, ...],
-        known: dict[Widths, float],
-        rng: np.random.Generator,
-    ) -> list[Widths]:
+    def _propose(self, mover: Mover, known: dict[Widths, float], rng: np.random.Generator) -> list[Widths]:
         """New feasible widths near the best; one while there is nothing to choose by."""
         parents = sorted(known, key=lambda widths: -known[widths])[: self.parents]
         wanted = self.candidates if len(known) > self.first else 1
@@ -78,7 +73,7 @@ class SurrogateSearch(CurveAgent):
         for _ in range(10 * self.candidates):
             start = parents[int(rng.integers(len(parents)))]
             factors = draw_factors(len(start), self.decisions, float(rng.choice(_STEPS)), rng)
-            widths = move(problem, errors, start, factors)
+            widths = mover.move(start, factors)
             if widths is not None and widths not in known:
                 proposals[widths] = None
             if len(proposals) == wanted:
