@@ -222,7 +222,7 @@ class NetworkProblem(ImageProblem):
             self.prefix.apply(thin, kept)
         elif self.evaluation.fidelity == "sequential":
             (self._final_sequential if reuse is None else self._sequential).fit(thin, kept, reuse)
-        self._finish(thin, reuse)
+        self._finish(thin, widths, reuse, final=reuse is None)
         return thin
 
     def _kept(self, widths: Widths) -> list[IntArray]:

@@ -137,6 +137,9 @@ class WeightProblem(ImageProblem):
 
     def prune(self, widths: Widths) -> nn.Module:
         """The network with zeros, repaired as the settings say; float32. Training it keeps zeros and shared weights."""
+        return self._repaired(widths, final=True)
+
+    def _repaired(self, widths: Widths, *, final: bool) -> nn.Module:
         pruned: nn.Module = copy.deepcopy(self.network)
         if tuple(widths) == self.dense_widths:
             return pruned
@@ -144,11 +147,11 @@ class WeightProblem(ImageProblem):
             if width < decision.size:
                 levels.write(pruned, width)
                 hold_pattern(pruned.get_parameter(f"{decision.name}.weight"), shared=self.storage.codebook is not None)
-        self._finish(pruned)
+        self._finish(pruned, widths, final=final)
         return pruned
 
     def _candidate(self, widths: Widths) -> nn.Module:
-        return self.prune(widths)
+        return self._repaired(widths, final=False)
 
     def masks(self, widths: Widths) -> dict[str, NDArray[np.bool_]]:
         """Which weights stay, bool of the shape of each layer that loses some, by its name."""

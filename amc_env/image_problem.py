@@ -29,6 +29,7 @@ from amc_env.pruning.saliency import ON_IMAGES, SaliencySettings
 from amc_env.pruning.trace import trace_channels
 from amc_env.settings import EvaluationSettings, find_device
 from amc_env.splits import DataSplits, Split, channels_last
+from amc_env.training.blocks import find_blocks, reconstruct_blocks
 from amc_env.training.finetune import check_trainable, fine_tune
 from amc_env.training.hints import KeptOfBlocks
 from amc_env.training.recipe import FineTuneSettings
@@ -62,7 +63,8 @@ class ImageProblem(PruningProblem):
         Raises:
             UntraceableNetworkError: the network's channels cannot be traced.
             ValueError: the objective or the device is not there, networks are to be fine-tuned and the calibration
-                images have no class indices, or there are not so many images to choose hard ones from.
+                images have no class indices, there are no blocks to be reconstructed, or there are not so many images
+                to choose hard ones from.
         """
         self.device = find_device(evaluation.device)
         self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,6 +80,8 @@ class ImageProblem(PruningProblem):
                 f"{evaluation.hard_images}; leave it out to score all"
             )
         self.graph = self._trace(self._images(data.search, slice(0, 2)))
+        if evaluation.block_epochs > 0:
+            find_blocks(self.network, self._images(data.search, slice(0, 2)))
 
     def _trace(self, example: torch.Tensor) -> ChannelGraph:
         """The network's layers, as far as they matter with their channels."""
@@ -231,12 +235,24 @@ class ImageProblem(PruningProblem):
             temperature=1.0,
         )
 
-    def _finish(self, pruned: nn.Module, reuse: Reuse | None = None) -> None:
-        """Renew the batch norm statistics of a pruned network and train it shortly, as far as the settings say so."""
+    def _finish(self, pruned: nn.Module, widths: Widths, reuse: Reuse | None = None, *, final: bool) -> None:
+        """Renew the batch norm statistics of a pruned network and train it shortly, as far as the settings say so.
+
+        Args:
+            final: whether its blocks are reconstructed too, as those of networks that a search scores are not.
+        """
         if self.evaluation.recalibrates:
             forward = pruned if reuse is None else reuse.forward(pruned, "recalibration")
             recalibrate_batchnorm(pruned, self._calibration_batches(), forward)
             self._correct_statistics(pruned)
+        if final and self.evaluation.block_epochs > 0:
+            reconstruct_blocks(
+                pruned,
+                self.network,
+                list(self._calibration_batches()),
+                epochs=self.evaluation.block_epochs,
+                kept_of_blocks=self.kept_of_blocks(widths),
+            )
         if self.evaluation.finetune.steps > 0:
             fine_tune(
                 pruned,

@@ -139,6 +139,8 @@ class EvaluationSettings:
             at once are all compared with the best before them.
         dtype: of the scored network's weights and activations.
         device: where networks run: "cpu", "cuda", "cuda:1"; "auto" takes a GPU if there is one.
+        block_epochs: over the calibration images, in which each block of the final network is trained to give what the
+            dense one gives; see `amc_env.training.blocks`. Searches score networks without it.
         finetune: steps of training after the repair.
     """
 
@@ -152,6 +154,7 @@ class EvaluationSettings:
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
+    block_epochs: int = 0
     finetune: ShortFineTuning = ShortFineTuning()
 
     def __post_init__(self) -> None:
@@ -161,6 +164,8 @@ class EvaluationSettings:
         for name in ("images", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.block_epochs < 0:
+            raise ValueError(f"block_epochs: expected at least 0, got {self.block_epochs}")
         if self.hard_images is not None and self.hard_images < 1:
             raise ValueError(f"hard_images: expected at least 1, or none to score all, got {self.hard_images}")
         if self.fidelity == "sequential" and self.recalibrate_batchnorm:

@@ -171,7 +171,7 @@ def problem_of_spec(
 def _hashed(
     spec: Mapping[str, Any], decisions: Sequence[DecisionRecord], data: str, weights: str, release: str
 ) -> dict[str, str]:
-    evaluation = spec.get("evaluation") or {}
+    evaluation = what_scores(spec.get("evaluation") or {})
     parts = {
         "data": data,
         "network": (weights or spec.get("network"), decisions),
@@ -183,6 +183,11 @@ def _hashed(
     if spec.get("storage"):  # a codebook changes the weights
         parts["storage"] = spec["storage"]
     return {name: hashlib.sha256(_canonical(part)).hexdigest() for name, part in parts.items()}
+
+
+def what_scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a spec's section `evaluation`, what the scores of a search follow from; the rest is of the final network."""
+    return {name: value for name, value in evaluation.items() if name != "block_epochs"}
 
 
 def _canonical(part: object) -> bytes:

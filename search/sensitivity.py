@@ -30,12 +30,13 @@ from search.build import build_problem, load_data
 from search.errors import UserError
 from search.figures import error_text, is_top_k, objective_label, percent
 from search.journal import Journal
+from search.known import what_scores
 from search.results import EvaluationRecord, HistoryPoint, Record
 from search.spec_models import Spec
 
 #: (measurements done, all, seconds left; NaN: unknown)
 OnMeasurement = Callable[[int, int, float], None]
-_MEASURED = ("network", "data", "pruning", "evaluation")  # the sections of a spec that change the curves
+_MEASURED = ("network", "data", "pruning")  # the sections of a spec that change the curves; and of `evaluation` a part
 
 
 class SensitivityError(UserError):
@@ -259,6 +260,7 @@ def _without_competition(spec: Spec) -> Spec:
 def _conditions(spec: Spec, problem: PruningProblem, data: DataSplits | None) -> dict[str, Any]:
     content = spec.content()
     return {section: content[section] for section in _MEASURED} | {
+        "evaluation": what_scores(content["evaluation"]),
         "data_digest": "" if data is None else data.digest,
         "weights_digest": weights_digest(problem.network) if isinstance(problem, ImageProblem) else "",
     }

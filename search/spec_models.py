@@ -174,6 +174,7 @@ class Evaluation(Part):
     stop_early: bool = False
     dtype: Dtype = "float32"
     device: str = "auto"
+    block_epochs: int = Field(default=0, ge=0)
     finetune: ShortFinetune = ShortFinetune()
 
     @model_validator(mode="after")

@@ -34,6 +34,7 @@ def test_recalibration_follows_the_fidelity_unless_told(
         ({"dtype": "float16"}, "^dtype: expected one of float32, bfloat16, got 'float16'$"),
         ({"images": 0}, "^images: expected at least 1, got 0$"),
         ({"rows": -1}, "^rows: expected at least 1, got -1$"),
+        ({"block_epochs": -1}, "^block_epochs: expected at least 0, got -1$"),
         (
             {"fidelity": "sequential", "recalibrate_batchnorm": True},
             "^recalibrate_batchnorm: batch norm recalibration after sequential reconstruction does harm",

@@ -126,6 +126,21 @@ def test_a_problem_with_other_scores_is_refused(tmp_path: Path, change: str, nam
     assert f"which differs in: {named};" in " ".join(outcome.stderr.split())
 
 
+def test_blocks_that_are_reconstructed_in_the_end_change_no_score(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(DIGITS)
+    run(spec, tmp_path / "plain")
+    run(spec, tmp_path / "trained", "--set", "evaluation.block_epochs=1", "--known", tmp_path / "plain")
+    plain, trained = load_results(tmp_path / "plain"), load_results(tmp_path / "trained")
+    assert trained.known == len({point.widths for trial in plain.trials for point in trial.history})
+    for before, after in zip(plain.trials, trained.trials, strict=True):
+        assert before.best is not None
+        assert after.best is not None
+        assert before.best.widths == after.best.widths
+        assert before.best.reward == after.best.reward
+        assert before.best.test_error != after.best.test_error
+
+
 def test_at_another_budget_the_scores_are_the_same_unless_hard_images_follow_from_it(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(DIGITS)

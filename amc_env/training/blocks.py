@@ -1,0 +1,236 @@
+"""Block reconstruction: the layers of a block are trained together until it gives what the dense network's gives.
+
+After BRECQ (Li et al., arXiv 2102.05426), which reconstructs quantised networks so, block by block and without labels;
+here the blocks are pruned. Each is trained on the inputs that the blocks before it, reconstructed already, give it. A
+layer that is fitted by itself cannot move the error that its inputs leave to it into directions that it does not read;
+those of one block together can.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from amc_env.pruning.graph import is_block
+from amc_env.training.hints import KeptOfBlocks
+
+LEARNING_RATE = 0.01  # of Adam, for a tensor whose root mean square is 1; in proportion to it for others
+BATCH = 50
+_LEAST_SCALE = 0.1  # of what has one dimension: shifts of 0 are to move too
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+_NOTHING = 1e-10  # of the outputs' variance: an error that only rounding makes
+
+
+def reconstruct_blocks(
+    network: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[torch.Tensor],
+    *,
+    epochs: int,
+    kept_of_blocks: KeptOfBlocks | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Train each block of a pruned network by itself, in place; a block whose error does not fall stays as it was.
+
+    Blocks are the smallest modules that hold two convolutions or linear layers (of those that hold the same ones the
+    largest, so that a residual sum belongs to its block), are called once in a pass, take tensors with a row for each
+    image and return one. Squared errors are minimised by Adam, whose rate falls by half a cosine; batch norm keeps its
+    statistics. The same arguments give the same weights, bit for bit, on one machine with one number of threads; no
+    global generator is touched. All inputs and outputs of one block are held in memory at a time.
+
+    Args:
+        network: in evaluation mode.
+        dense: of the same modules, in evaluation mode; it stays as it is.
+        batches: images (n, ...), preprocessed, on the device of both networks.
+        epochs: over the images, for each block, at least 1.
+        kept_of_blocks: of the blocks of which the network returns less, the dimension and the indices that are left of
+            what the dense one returns, as `ChannelGraph.kept_of_blocks` tells. A block that returns less, and nobody
+            says what, is left out.
+
+    Returns:
+        Of each block, in forward order, the squared error over the variance of what the dense block gives, before and
+        after.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    errors = {}
+    given: tuple[torch.Tensor, torch.Tensor] | None = None  # what the block before returns, in both networks
+    for name, follows in find_blocks(network, batches[0][:2]).items():
+        block = network.get_submodule(name)
+        if follows and given is not None:
+            inputs, dense_inputs = (_Inputs([((each,), {})]) for each in given)
+            wanted = dense_inputs.outputs(dense.get_submodule(name))
+        else:
+            inputs = _Inputs([_reach(network, name, images, before=True) for images in batches])
+            wanted = torch.cat([_reach(dense, name, images, before=False) for images in batches])
+        dim, kept = (kept_of_blocks or {}).get(name, (0, range(len(wanted))))
+        target = wanted.index_select(dim, torch.tensor(kept, device=wanted.device))
+        if inputs.run(block, torch.arange(1)).shape[1:] == target.shape[1:]:
+            errors[name] = _reconstruct(block, inputs, target, epochs)
+        given = inputs.outputs(block), wanted
+    return errors
+
+
+def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
+    """The blocks that can be reconstructed (see `reconstruct_blocks`), in forward order.
+
+    Args:
+        images: two, preprocessed.
+
+    Returns:
+        By name whether a block is given what the one before it returns, and nothing else.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = {
+        name: frozenset(f"{name}.{inner}" for inner, module in block.named_modules() if isinstance(module, _LAYERS))
+        for name, block in network.named_modules()
+        if is_block(name, block)
+    }
+    several = {name: held for name, held in layers.items() if len(held) > 1}
+    smallest = [name for name, held in several.items() if not any(other < held for other in several.values())]
+    largest = {several[name]: name for name in reversed(smallest)}  # of the same layers: modules come before their own
+    calls = Counter[str]()
+    found: dict[str, str | None] = {}
+    last: list[tuple[str, torch.Tensor, int]] = []  # the block that returned last, what, and how often that was changed
+
+    def before(name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[name] += 1
+        leaves = tree_flatten((args, kwargs))[0]
+        if all(_of_images(leaf, len(images)) for leaf in leaves):
+            alone = args[0] if len(args) == len(leaves) == 1 else None
+            same = [other for other, output, changes in last if output is alone and output._version == changes]
+            found[name] = same[0] if same else None
+
+    def after(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        last.clear()
+        if not _of_images(output, len(images)):
+            found.pop(name, None)
+        else:
+            last.append((name, output, output._version))
+
+    handles = []
+    for name in largest.values():
+        module = network.get_submodule(name)
+        handles.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(after, name)))
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [name for name in found if calls[name] == 1]
+    if not once:
+        raise ValueError(
+            "block_epochs: expected a network with blocks, modules that hold several layers, take tensors and return "
+            "one tensor, and there is none; leave block_epochs out"
+        )
+    return {name: found[name] in once for name in once}
+
+
+def _of_images(value: Any, images: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape[:1] == (images,)
+
+
+class _Reached(Exception):
+    """What a forward pass was made for is there."""
+
+
+def _reach(network: nn.Module, name: str, images: torch.Tensor, *, before: bool) -> Any:
+    """What a block is given, as (args, kwargs), or what it returns; the network is run no further."""
+    seen: list[Any] = []
+
+    def note(_module: nn.Module, args: Any, kwargs: Any, *outputs: Any) -> None:
+        seen.extend(outputs or [(args, kwargs)])
+        raise _Reached
+
+    block = network.get_submodule(name)
+    if before:
+        handle = block.register_forward_pre_hook(note, with_kwargs=True)
+    else:
+        handle = block.register_forward_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            network(images)
+    except _Reached:
+        return seen[0]
+    finally:
+        handle.remove()
+    raise RuntimeError(f"block reconstruction: the network has not called {name} this time")
+
+
+class _Inputs:
+    """What a block is given for all images.
+
+    Args:
+        batches: (args, kwargs) of each.
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        flat = [tree_flatten(batch) for batch in batches]
+        self._tensors = [torch.cat(parts) for parts in zip(*(leaves for leaves, _ in flat), strict=True)]
+        self._structure = flat[0][1]
+
+    def run(self, block: nn.Module, indices: torch.Tensor) -> torch.Tensor:
+        """What the block returns for these images, by their indices (n,)."""
+        args, kwargs = tree_unflatten([tensor[indices] for tensor in self._tensors], self._structure)
+        output: torch.Tensor = block(*args, **kwargs)
+        return output
+
+    def outputs(self, block: nn.Module) -> torch.Tensor:
+        """What the block returns for all images."""
+        with torch.no_grad():
+            return torch.cat([self.run(block, part) for part in _batches(torch.arange(len(self._tensors[0])))])
+
+
+def _reconstruct(block: nn.Module, inputs: _Inputs, wanted: torch.Tensor, epochs: int) -> tuple[float, float]:
+    variance = float(wanted.var(dim=0, correction=0).mean())
+    batches = _batches(torch.arange(len(wanted)))
+
+    def error() -> float:
+        with torch.no_grad():
+            total = sum(float((inputs.run(block, part) - wanted[part]).square().sum()) for part in batches)
+        return total / wanted.numel() / max(variance, _NOTHING)
+
+    before = error()
+    if before <= _NOTHING:
+        return before, before
+    parameters = list(block.parameters())
+    required, start = [each.requires_grad for each in parameters], [each.detach().clone() for each in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam([{"params": [each], "lr": LEARNING_RATE * _scale(each)} for each in parameters])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for part in _batches(torch.randperm(len(wanted), generator=generator)):
+                optimizer.zero_grad()
+                (inputs.run(block, part) - wanted[part]).square().mean().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+    optimizer.zero_grad()
+    after = error()
+    with torch.no_grad():
+        for parameter, needed, old in zip(parameters, required, start, strict=True):
+            parameter.requires_grad_(needed)
+            if not after < before:
+                parameter.copy_(old)
+    return before, min(after, before) if after == after else before
+
+
+def _scale(parameter: torch.Tensor) -> float:
+    size = float(parameter.detach().square().mean().sqrt())
+    return max(size, _LEAST_SCALE) if parameter.ndim == 1 else size
+
+
+def _batches(indices: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.split(indices, BATCH))
