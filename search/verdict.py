@@ -117,13 +117,21 @@ def score_note(results: Results) -> str:
     said = f"Fidelity {evaluation['fidelity']}, objective {evaluation['objective']}. "
     if steps := evaluation.get("finetune", {}).get("steps", 0):
         said += f"After the fit each network is trained for {steps} steps on the calibration images. "
-    if evaluation["fidelity"] == "magnitude":
+    fitted = evaluation["fidelity"] != "magnitude"
+    same = evaluation["fidelity"] != "sequential" or images == calibration.images
+    blocks = evaluation.get("block_epochs", 0)
+    if same and not blocks:
+        if fitted:
+            return f"{said}Search and test score the same network, fitted on all {total} calibration images."
         return f"{said}No weights are fitted; search and test score the same network."
-    if evaluation["fidelity"] == "prefix" or images == calibration.images:
-        return f"{said}Search and test score the same network, fitted on all {total} calibration images."
+    part = "all" if same else f"{images:,} of the"
+    seen = f"fitted on {part} {total} calibration images" if fitted else "no weights of which are fitted"
+    final = [] if same else ["fitted on all of them"]
+    if blocks:
+        final.append(f"whose blocks are trained on the calibration images, {blocks} epochs each")
     return (
-        f"{said}The search figures are what the agents saw, networks fitted on {images:,} of the {total} calibration "
-        f"images; the test figures are of the final network, fitted on all of them."
+        f"{said}The search figures are what the agents saw, networks {seen}; the test figures are of the final "
+        f"network, {' and '.join(final)}."
     )
 
 

@@ -1,9 +1,12 @@
 """Block reconstruction: the layers of a block are trained together until it gives what the dense network's gives.
 
-After BRECQ (Li et al., arXiv 2102.05426), which reconstructs quantised networks so, block by block and without labels;
-here the blocks are pruned. Each is trained on the inputs that the blocks before it, reconstructed already, give it. A
-layer that is fitted by itself cannot move the error that its inputs leave to it into directions that it does not read;
-those of one block together can.
+After BRECQ (Li et al., arXiv 2102.05426), which reconstructs quantised networks block by block, without labels. Least
+squares fit a layer to targets of its own; the layers of a block together may also change what passes between them, for
+only what the block returns counts.
+
+Differences from the paper: the blocks are pruned, and all their weights are trained, not how they are rounded; squared
+errors are not weighted by the Fisher information; a block is given what the blocks before it, already reconstructed,
+return, without a share of the dense network's values.
 """
 
 from __future__ import annotations
@@ -17,13 +20,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from amc_env.pruning.graph import is_block
 from amc_env.training.hints import KeptOfBlocks
 
 LEARNING_RATE = 0.01  # of Adam, for a tensor whose root mean square is 1; in proportion to it for others
 BATCH = 50
 _LEAST_SCALE = 0.1  # of what has one dimension: shifts of 0 are to move too
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+_LAYERS = 2  # of a block; one layer alone is fitted as well by least squares
 _NOTHING = 1e-10  # of the outputs' variance: an error that only rounding makes
 
 
@@ -37,11 +39,12 @@ def reconstruct_blocks(
 ) -> dict[str, tuple[float, float]]:
     """Train each block of a pruned network by itself, in place; a block whose error does not fall stays as it was.
 
-    Blocks are the smallest modules that hold two convolutions or linear layers (of those that hold the same ones the
-    largest, so that a residual sum belongs to its block), are called once in a pass, take tensors with a row for each
-    image and return one. Squared errors are minimised by Adam, whose rate falls by half a cosine; batch norm keeps its
-    statistics. The same arguments give the same weights, bit for bit, on one machine with one number of threads; no
-    global generator is touched. All inputs and outputs of one block are held in memory at a time.
+    A block is a module, not the network itself, that holds two convolutions or linear layers and does not hold two
+    blocks: a residual sum belongs to it, and so does squeeze-and-excitation. It is trained if it is called once in a
+    pass, takes tensors with a row for each image and returns one. Squared errors are minimised by Adam, whose rate
+    falls by half a cosine; batch norm keeps its statistics. The same arguments give the same weights, bit for bit, on
+    one machine with one number of threads; no global generator is touched. All inputs and outputs of one block are held
+    in memory at a time.
 
     Args:
         network: in evaluation mode.
@@ -89,14 +92,6 @@ def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
     Raises:
         ValueError: there is none.
     """
-    layers = {
-        name: frozenset(f"{name}.{inner}" for inner, module in block.named_modules() if isinstance(module, _LAYERS))
-        for name, block in network.named_modules()
-        if is_block(name, block)
-    }
-    several = {name: held for name, held in layers.items() if len(held) > 1}
-    smallest = [name for name, held in several.items() if not any(other < held for other in several.values())]
-    largest = {several[name]: name for name in reversed(smallest)}  # of the same layers: modules come before their own
     calls = Counter[str]()
     found: dict[str, str | None] = {}
     last: list[tuple[str, torch.Tensor, int]] = []  # the block that returned last, what, and how often that was changed
@@ -117,7 +112,7 @@ def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
             last.append((name, output, output._version))
 
     handles = []
-    for name in largest.values():
+    for name in (name for child, module in network.named_children() for name in _blocks_in(child, module)):
         module = network.get_submodule(name)
         handles.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
         handles.append(module.register_forward_hook(partial(after, name)))
@@ -134,6 +129,13 @@ def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
             "one tensor, and there is none; leave block_epochs out"
         )
     return {name: found[name] in once for name in once}
+
+
+def _blocks_in(name: str, module: nn.Module) -> list[str]:
+    if sum(isinstance(part, nn.Linear | nn.modules.conv._ConvNd) for part in module.modules()) < _LAYERS:
+        return []
+    parts = [block for child, part in module.named_children() for block in _blocks_in(f"{name}.{child}", part)]
+    return parts if len(parts) > 1 else [name]
 
 
 def _of_images(value: Any, images: int) -> bool:

@@ -375,6 +375,19 @@ def test_the_note_says_what_the_scores_of_the_splits_are_of(toy_results: ToyResu
     assert score_note(evaluated(results, fidelity="magnitude")) == (
         "Fidelity magnitude, objective top1. No weights are fitted; search and test score the same network."
     )
+    trained = "whose blocks are trained on the calibration images, 10 epochs each."
+    assert score_note(evaluated(results, block_epochs=10)) == (
+        "Fidelity sequential, objective top1. The search figures are what the agents saw, networks fitted on 250 of "
+        f"the 500 calibration images; the test figures are of the final network, fitted on all of them and {trained}"
+    )
+    assert score_note(evaluated(results, fidelity="prefix", block_epochs=10)) == (
+        "Fidelity prefix, objective top1. The search figures are what the agents saw, networks fitted on all 500 "
+        f"calibration images; the test figures are of the final network, {trained}"
+    )
+    assert score_note(evaluated(results, fidelity="magnitude", block_epochs=10)) == (
+        "Fidelity magnitude, objective top1. The search figures are what the agents saw, networks no weights of which "
+        f"are fitted; the test figures are of the final network, {trained}"
+    )
     assert score_note(sequential) in Page(render_report(sequential)).text.replace("\xa0", " ")
 
 

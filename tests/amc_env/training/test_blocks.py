@@ -234,6 +234,7 @@ class Scaled(Pair):
         (nn.Sequential(pair(), nn.Identity(), nn.Linear(2, 2)), {"0": False}),
         (nn.Sequential(nn.Sequential(pair(), pair()), nn.Sequential(nn.Linear(2, 2))), {"0.0": False, "0.1": True}),
         (nn.Sequential(Residual(), Residual()), {"0": False, "1": True}),
+        (nn.Sequential(nn.Sequential(nn.Linear(2, 2), pair(), nn.Linear(2, 2)), pair()), {"0": False, "1": True}),
         (Changed(), {"first": False, "second": False, "third": False}),
         (Shared(), {"once": False}),
         (Several(), {"listed": False}),
@@ -243,10 +244,22 @@ def test_which_blocks_there_are(network: nn.Module, found: dict[str, bool]) -> N
     assert find_blocks(network, torch.ones(2, 2)) == found
 
 
-def test_blocks_of_torchvision() -> None:
-    network = zoo.torchvision_network("mobilenet_v2").eval()
-    found = find_blocks(network, torch.zeros(2, 3, 32, 32))
-    assert found == {f"features.{index}": index > 1 for index in range(1, 18)}  # not the first and last convolution
+RESNET = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "found"),
+    [
+        ("mobilenet_v2", 32, [f"features.{index}" for index in range(1, 18)]),  # not the first and last convolution
+        ("mobilenet_v3_small", 32, [*(f"features.{index}" for index in range(1, 12)), "classifier"]),
+        ("resnet18", 32, RESNET),
+        ("squeezenet1_1", 64, [f"features.{index}" for index in (3, 4, 6, 7, 9, 10, 11, 12)]),
+        ("vgg11", 32, ["features", "classifier"]),
+    ],
+)
+def test_blocks_of_torchvision(name: str, size: int, found: list[str]) -> None:
+    network = zoo.torchvision_network(name).eval()
+    assert list(find_blocks(network, torch.zeros(2, 3, size, size))) == found
 
 
 def test_a_list_of_tensors_is_reconstructed() -> None:
