@@ -5,8 +5,7 @@ squares fit a layer to targets of its own; the layers of a block together may al
 only what the block returns counts.
 
 Differences from the paper: the blocks are pruned, and all their weights are trained, not how they are rounded; squared
-errors are not weighted by the Fisher information; a block is given what the blocks before it, already reconstructed,
-return, without a share of the dense network's values.
+errors are not weighted by the Fisher information.
 """
 
 from __future__ import annotations

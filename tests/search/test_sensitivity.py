@@ -21,6 +21,7 @@ from search.results import HistoryPoint, Results
 from search.sensitivity import CurvePoint, SensitivityRecord, make_curves
 from search.sensitivity_report import curves_plot, sensitivity_page, sensitivity_sections
 from search.spec import load_spec
+from tests.search.test_cli import DIGITS
 
 SPEC = """\
 version: 1
@@ -128,6 +129,15 @@ def test_other_ratios_measure_what_is_missing(spec: Path, tmp_path: Path, scores
     assert [[point.kept for point in curve.points] for curve in record.curves] == [[10, 5, 2]] * 3
     assert amc(spec, "--out", out, "--ratios", "0.8,0.5").exit_code == 0
     assert scores.count == 1 + 3 + 3
+
+
+def test_what_only_the_final_network_is_given_measures_nothing_anew(tmp_path: Path) -> None:
+    path, out = tmp_path / "spec.yaml", tmp_path / "curves"
+    path.write_text(DIGITS)
+    assert amc(path, "--out", out, "--ratios", "0.5").exit_code == 0
+    journal = (out / "evaluations.jsonl").read_bytes()
+    assert amc(path, "--set", "evaluation.block_epochs=10", "--out", out, "--ratios", "0.5").exit_code == 0
+    assert (out / "evaluations.jsonl").read_bytes() == journal
 
 
 def test_a_folder_of_something_else_is_refused(spec: Path, tmp_path: Path) -> None:
