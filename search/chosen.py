@@ -10,6 +10,7 @@ from torch import nn
 from amc_env.image_problem import ImageProblem
 from amc_env.problem import Widths
 from amc_env.weights import load_weights
+from hw.torch_threads import torch_threads
 from search.finetune_job import fine_tuned
 from search.results import PolicyRecord, Results, SeriesRecord, TrialRecord
 
@@ -74,9 +75,13 @@ def _said(agent: str | None, seed: int | None) -> str:
 
 
 def load_winner(job: Path, problem: ImageProblem, results: Results, widths: Widths) -> nn.Module:
-    """A network of a job, with the fine-tuned weights if the job fine-tuned it."""
+    """A network of a job, with the fine-tuned weights if the job fine-tuned it.
+
+    It is repaired on as many threads as when its trial tested it: what is trained depends on how sums are rounded.
+    """
     tuned = fine_tuned(results, widths)
-    network = problem.prune(widths)
+    with torch_threads(results.spec["resources"]["threads_per_trial"]):
+        network = problem.prune(widths)
     if tuned is not None:
         load_weights(network, job / "finetune" / tuned.folder / "weights.pt")
     return network

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from amc_env import PruningPolicy
 from amc_env.evaluation import NetworkProblem
+from hw.torch_threads import torch_threads
 from search import export
 from search.build import build_problem
 from search.chosen import ChoiceError, choose_winner
@@ -77,6 +78,21 @@ def test_everything_exported_is_the_winner(job: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "pruned" / "model.onnx", providers=["CPUExecutionProvider"])
     actual = session.run(None, {"images": images.numpy()})[0]
     np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_are_reconstructed_as_when_the_trial_tested_them(tmp_path: Path) -> None:
+    """On as many threads: what is trained depends on how sums are rounded."""
+    (tmp_path / "spec.yaml").write_text(
+        SPEC.replace("agents:", "evaluation: {objective: cross_entropy, block_epochs: 5}\nagents:")
+    )
+    results = run_job(load_spec(tmp_path / "spec.yaml"), tmp_path / "job")
+    winner = choose_winner(results, None, None).network
+    assert isinstance(winner, PolicyRecord)
+    with torch_threads(2):
+        export.export_job(tmp_path / "job", tmp_path / "pruned")
+        assert torch.get_num_threads() == 2
+    card = json.loads((tmp_path / "pruned" / "card.json").read_text())
+    assert card["test_error_at_export"] == winner.test_error
 
 
 def test_weights_that_were_saved_on_a_gpu_are_loaded_without_one(
