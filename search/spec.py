@@ -71,7 +71,7 @@ evaluation:
   stop_early: false    # stop scoring a plan as soon as it cannot become the best
   dtype: float32       # or bfloat16
   device: auto         # a GPU if there is one; or cpu, cuda
-  block_epochs: 0      # train each block of the final networks for so long to give what the dense one gives
+  block_epochs: 10     # train each block of the final networks for so long to give what the dense one gives; or 0
   # finetune: {steps: 10}   # train each network of the search for so many batches of calibration images
 
 reward: error          # or error_macs, error_weights
