@@ -43,7 +43,8 @@ class WeightProblem(ImageProblem):
     not be traced. A decision is a layer that multiplies; its width is how many of its weights stay, of the counts that
     the pattern allows. Which ones is a fixed order, so that every width has one mask. A layer that keeps all of them is
     the dense network's: nothing of it is fitted or shared, and it is stored dense in float32. So is a layer of which
-    nothing can be removed, a single unit or one sparser than `max_ratio` allows; it is no decision. Costs:
+    nothing can be removed, a single unit or one sparser than `max_ratio` allows; it is no decision. (Where blocks or
+    networks are trained, such layers are too.) Costs:
 
         "macs": multiplications by weights that stay.
         "size": bytes of the network exactly as `amc_env.storage` stores it.

@@ -29,7 +29,7 @@ from amc_env.pruning.saliency import ON_IMAGES, SaliencySettings
 from amc_env.pruning.trace import trace_channels
 from amc_env.settings import EvaluationSettings, find_device
 from amc_env.splits import DataSplits, Split, channels_last
-from amc_env.training.blocks import find_blocks, reconstruct_blocks
+from amc_env.training.blocks import PROBE, check_blocks, reconstruct_blocks
 from amc_env.training.finetune import check_trainable, fine_tune
 from amc_env.training.hints import KeptOfBlocks
 from amc_env.training.recipe import FineTuneSettings
@@ -63,7 +63,7 @@ class ImageProblem(PruningProblem):
         Raises:
             UntraceableNetworkError: the network's channels cannot be traced.
             ValueError: the objective or the device is not there, networks are to be fine-tuned and the calibration
-                images have no class indices, there are no blocks to be reconstructed, or there are not so many images
+                images have no class indices, there are no blocks that can be trained, or there are not so many images
                 to choose hard ones from.
         """
         self.device = find_device(evaluation.device)
@@ -81,7 +81,7 @@ class ImageProblem(PruningProblem):
             )
         self.graph = self._trace(self._images(data.search, slice(0, 2)))
         if evaluation.block_epochs > 0:
-            find_blocks(self.network, self._images(data.search, slice(0, 2)))
+            check_blocks(self.network, self._images(data.search, slice(0, PROBE)))
 
     def _trace(self, example: torch.Tensor) -> ChannelGraph:
         """The network's layers, as far as they matter with their channels."""

@@ -72,7 +72,8 @@ def fine_tune_winners(
         names.setdefault(best.widths, f"{trial.agent}-seed{trial.seed}")
     networks = [*names.items(), *([(problem.dense_widths, _DENSE)] if recipe.dense else [])]
     threads = recipe.threads or available_cpus()
-    work = _Work(recipe, problem, training, folder / "finetune", on_progress, len(networks))
+    repair = results.spec["resources"]["threads_per_trial"]
+    work = _Work(recipe, problem, training, folder / "finetune", on_progress, len(networks), repair)
     with torch_threads(threads):
         done = {name: work.train(index, name, widths) for index, (widths, name) in enumerate(networks)}
     augmentation = augmentation_of(recipe.settings(), training.images.shape[1:])
@@ -108,6 +109,7 @@ class _Work:
     folder: Path
     on_progress: OnFineTuneProgress
     networks: int
+    repair_threads: int  # those on which the trials repaired and tested their networks
 
     def train(self, index: int, name: str, widths: Widths) -> FineTunedRecord:
         """Train the network of that index and widths in the folder of that name, or read what became of it."""
@@ -117,7 +119,7 @@ class _Work:
         place.mkdir(parents=True, exist_ok=True)
         sparsify = self._sparsify(widths)
         network = self._start(place / "start.pt", widths, sparsify)
-        before = self._scores(network if sparsify is None else self.problem.prune(widths))
+        before = self._scores(network if sparsify is None else self._prune(widths))
         agent, _, seed = name.rpartition("-seed")
         record = FineTunedRecord(
             agent=agent or _DENSE, seed=int(seed) if agent else self.recipe.seed, widths=widths, folder=name,
@@ -159,9 +161,13 @@ class _Work:
         stages = self.problem.compression(network, widths)
         return next((float(stage["bytes"]) for stage in stages if stage["stage"] == "pruned"), None)
 
+    def _prune(self, widths: Widths) -> nn.Module:
+        with torch_threads(self.repair_threads):
+            return self.problem.prune(widths)
+
     def _start(self, path: Path, widths: Widths, sparsify: Sparsify | None) -> nn.Module:
         """The network to train; its weights are kept, for another attempt may round otherwise."""
-        network = self.problem.prune(widths if sparsify is None else self.problem.dense_widths)
+        network = self._prune(widths if sparsify is None else self.problem.dense_widths)
         if path.exists():
             load_weights(network, path)
         else:

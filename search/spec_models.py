@@ -164,6 +164,7 @@ class Evaluation(Part):
         folder: where that module is looked for first; by default the folder of the spec.
     """
 
+    younger: ClassVar[frozenset[str]] = frozenset({"block_epochs"})
     fidelity: Fidelity = "sequential"
     recalibrate_batchnorm: bool | None = None
     images: Count = 250

@@ -10,6 +10,8 @@ errors are not weighted by the Fisher information.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -23,8 +25,10 @@ from amc_env.training.hints import KeptOfBlocks
 
 LEARNING_RATE = 0.01  # of Adam, for a tensor whose root mean square is 1; in proportion to it for others
 BATCH = 50
-_LEAST_SCALE = 0.1  # of what has one dimension: shifts of 0 are to move too
+PROBE = 5  # images; few tensors that are no images' have so many rows
+_LEAST_SCALE = 0.1  # of a parameter of one dimension, times the outputs' deviation: shifts of 0 are to move too
 _LAYERS = 2  # of a block; one layer alone is fitted as well by least squares
+_LEAST_VARIANCE = 1e-30
 _NOTHING = 1e-10  # of the outputs' variance: an error that only rounding makes
 
 
@@ -40,10 +44,11 @@ def reconstruct_blocks(
 
     A block is a module, not the network itself, that holds two convolutions or linear layers and does not hold two
     blocks: a residual sum belongs to it, and so does squeeze-and-excitation. It is trained if it is called once in a
-    pass, takes tensors with a row for each image and returns one. Squared errors are minimised by Adam, whose rate
-    falls by half a cosine; batch norm keeps its statistics. The same arguments give the same weights, bit for bit, on
-    one machine with one number of threads; no global generator is touched. All inputs and outputs of one block are held
-    in memory at a time.
+    pass, the tensors that it takes have a row for each image, and so has the one that it returns. What is in no such
+    block stays, as do parameters that require no gradient or that others share. Squared errors are minimised by Adam,
+    whose rate falls by half a cosine; batch norm keeps its statistics. The same arguments give the same weights, bit
+    for bit, on one machine with one number of threads (on a GPU as far as its kernels are deterministic); no global
+    generator is touched. Memory holds what one block is given and returns for all images, in both networks.
 
     Args:
         network: in evaluation mode.
@@ -55,35 +60,74 @@ def reconstruct_blocks(
             says what, is left out.
 
     Returns:
-        Of each block, in forward order, the squared error over the variance of what the dense block gives, before and
-        after.
+        Of each block that was trained, in forward order, the squared error over the variance of what the dense block
+        gives, before and after.
 
     Raises:
         ValueError: there is no such block.
     """
     errors = {}
     given: tuple[torch.Tensor, torch.Tensor] | None = None  # what the block before returns, in both networks
-    for name, follows in find_blocks(network, batches[0][:2]).items():
+    found = find_blocks(network, batches[0][:PROBE])
+    follows = list(found.values())
+    for name, next_follows in zip(found, [*follows[1:], False], strict=True):
         block = network.get_submodule(name)
-        if follows and given is not None:
-            inputs, dense_inputs = (_Inputs([((each,), {})]) for each in given)
-            wanted = dense_inputs.outputs(dense.get_submodule(name))
+        if given is not None:
+            inputs = _Inputs([((given[0],), {})])
+            wanted = _Inputs([((given[1],), {})]).outputs(dense.get_submodule(name))
+            given = None
         else:
             inputs = _Inputs([_reach(network, name, images, before=True) for images in batches])
-            wanted = torch.cat([_reach(dense, name, images, before=False) for images in batches])
-        dim, kept = (kept_of_blocks or {}).get(name, (0, range(len(wanted))))
-        target = wanted.index_select(dim, torch.tensor(kept, device=wanted.device))
-        if inputs.run(block, torch.arange(1)).shape[1:] == target.shape[1:]:
-            errors[name] = _reconstruct(block, inputs, target, epochs)
-        given = inputs.outputs(block), wanted
+            wanted = _joined([_reach(dense, name, images, before=False) for images in batches])
+        target = wanted
+        if kept_of_blocks is not None and name in kept_of_blocks:
+            dim, kept = kept_of_blocks[name]
+            target = wanted.index_select(dim, torch.tensor(kept, device=wanted.device))
+        with torch.no_grad():
+            alike = inputs.run(block, torch.arange(min(2, len(target)))).shape[1:] == target.shape[1:]
+        if alike and (parameters := _own_parameters(network, block)):
+            errors[name] = _reconstruct(block, parameters, inputs, target, epochs)
+        if next_follows:
+            given = inputs.outputs(block), wanted
     return errors
+
+
+def check_blocks(network: nn.Module, images: torch.Tensor) -> None:
+    """See that there are blocks and that they can be trained; the network stays as it is.
+
+    Args:
+        images: some, preprocessed.
+
+    Raises:
+        ValueError: so, hours before `reconstruct_blocks`.
+    """
+    network = copy.deepcopy(network)
+    trained = 0
+    for name in find_blocks(network, images[:PROBE]):
+        block = network.get_submodule(name)
+        if not _own_parameters(network, block):
+            continue
+        trained += 1
+        inputs = _Inputs([_reach(network, name, images[:PROBE], before=True)])
+        try:
+            with torch.enable_grad():
+                inputs.run(block, torch.arange(len(images[:PROBE]))).square().mean().backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ValueError(
+                f"block_epochs: block {name} cannot be trained ({str(error).splitlines()[0]}); leave block_epochs out"
+            ) from error
+    if not trained:
+        raise ValueError(
+            "block_epochs: expected blocks with parameters that require gradients and are theirs alone, and there are "
+            "none; leave block_epochs out"
+        )
 
 
 def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
     """The blocks that can be reconstructed (see `reconstruct_blocks`), in forward order.
 
     Args:
-        images: two, preprocessed.
+        images: `PROBE` of them, preprocessed.
 
     Returns:
         By name whether a block is given what the one before it returns, and nothing else.
@@ -98,7 +142,8 @@ def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
     def before(name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
         calls[name] += 1
         leaves = tree_flatten((args, kwargs))[0]
-        if all(_of_images(leaf, len(images)) for leaf in leaves):
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if tensors and all(_of_images(tensor, len(images)) for tensor in tensors):
             alone = args[0] if len(args) == len(leaves) == 1 else None
             same = [other for other, output, changes in last if output is alone and output._version == changes]
             found[name] = same[0] if same else None
@@ -111,7 +156,10 @@ def find_blocks(network: nn.Module, images: torch.Tensor) -> dict[str, bool]:
             last.append((name, output, output._version))
 
     handles = []
+    firsts = {name for name, _ in network.named_modules()}  # a module of several names is one block
     for name in (name for child, module in network.named_children() for name in _blocks_in(child, module)):
+        if name not in firsts:
+            continue
         module = network.get_submodule(name)
         handles.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
         handles.append(module.register_forward_hook(partial(after, name)))
@@ -177,61 +225,86 @@ class _Inputs:
 
     def __init__(self, batches: Iterable[Any]) -> None:
         flat = [tree_flatten(batch) for batch in batches]
-        self._tensors = [torch.cat(parts) for parts in zip(*(leaves for leaves, _ in flat), strict=True)]
+        self._leaves = [
+            _joined(list(parts)) if isinstance(parts[0], torch.Tensor) else parts[0]
+            for parts in zip(*(leaves for leaves, _ in flat), strict=True)
+        ]
         self._structure = flat[0][1]
+        self._images = next(len(leaf) for leaf in self._leaves if isinstance(leaf, torch.Tensor))
 
     def run(self, block: nn.Module, indices: torch.Tensor) -> torch.Tensor:
         """What the block returns for these images, by their indices (n,)."""
-        args, kwargs = tree_unflatten([tensor[indices] for tensor in self._tensors], self._structure)
+        leaves = [leaf[indices] if isinstance(leaf, torch.Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = tree_unflatten(leaves, self._structure)
         output: torch.Tensor = block(*args, **kwargs)
         return output
 
     def outputs(self, block: nn.Module) -> torch.Tensor:
         """What the block returns for all images."""
         with torch.no_grad():
-            return torch.cat([self.run(block, part) for part in _batches(torch.arange(len(self._tensors[0])))])
+            return _joined([self.run(block, part) for part in _batches(torch.arange(self._images))])
 
 
-def _reconstruct(block: nn.Module, inputs: _Inputs, wanted: torch.Tensor, epochs: int) -> tuple[float, float]:
-    variance = float(wanted.var(dim=0, correction=0).mean())
+def _reconstruct(
+    block: nn.Module, parameters: Sequence[nn.Parameter], inputs: _Inputs, wanted: torch.Tensor, epochs: int
+) -> tuple[float, float]:
+    variance = max(float(wanted.var(dim=0, correction=0).mean()), _LEAST_VARIANCE)
     batches = _batches(torch.arange(len(wanted)))
 
     def error() -> float:
         with torch.no_grad():
             total = sum(float((inputs.run(block, part) - wanted[part]).square().sum()) for part in batches)
-        return total / wanted.numel() / max(variance, _NOTHING)
+        return total / wanted.numel() / variance
+
+    def scale(parameter: torch.Tensor) -> float:
+        size = float(parameter.detach().square().mean().sqrt())
+        shift = sum(extent > 1 for extent in parameter.shape) <= 1
+        return max(size, _LEAST_SCALE * math.sqrt(variance)) if shift else size
 
     before = error()
     if before <= _NOTHING:
         return before, before
-    parameters = list(block.parameters())
-    required, start = [each.requires_grad for each in parameters], [each.detach().clone() for each in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam([{"params": [each], "lr": LEARNING_RATE * _scale(each)} for each in parameters])
+    start = [each.detach().clone() for each in parameters]
+    optimizer = torch.optim.Adam([{"params": [each], "lr": LEARNING_RATE * scale(each)} for each in parameters])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         for _ in range(epochs):
             for part in _batches(torch.randperm(len(wanted), generator=generator)):
                 optimizer.zero_grad()
-                (inputs.run(block, part) - wanted[part]).square().mean().backward()  # type: ignore[no-untyped-call]
+                loss = (inputs.run(block, part) - wanted[part]).square().mean() / variance
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
-    optimizer.zero_grad()
+    block.zero_grad()
     after = error()
+    if after < before:
+        return before, after
     with torch.no_grad():
-        for parameter, needed, old in zip(parameters, required, start, strict=True):
-            parameter.requires_grad_(needed)
-            if not after < before:
-                parameter.copy_(old)
-    return before, min(after, before) if after == after else before
+        for parameter, old in zip(parameters, start, strict=True):
+            parameter.copy_(old)
+    return before, before
 
 
-def _scale(parameter: torch.Tensor) -> float:
-    size = float(parameter.detach().square().mean().sqrt())
-    return max(size, _LEAST_SCALE) if parameter.ndim == 1 else size
+def _own_parameters(network: nn.Module, block: nn.Module) -> list[nn.Parameter]:
+    """Those of a block that are to be trained and that no module outside it has too."""
+    inside = {id(module) for module in block.modules()}
+    outside = {
+        id(parameter)
+        for module in network.modules()
+        if id(module) not in inside
+        for parameter in module.parameters(recurse=False)
+    }
+    return [each for each in block.parameters() if each.requires_grad and id(each) not in outside]
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _batches(indices: torch.Tensor) -> list[torch.Tensor]:
-    return list(torch.split(indices, BATCH))
+    """Of `BATCH` each, the last of 2 to `BATCH` + 1: of a single one some blocks squeeze the first dimension away."""
+    parts = list(torch.split(indices, BATCH))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
