@@ -24,8 +24,9 @@ class Sensitivity(Agent):
     width once; last the answer. A curve is the running maximum of the error over falling width, linear between
     what was measured; below the narrowest measured width its last segment goes on. The threshold on the error is the
     smallest of all values of the curves at which the budgets hold, found by bisection; a cost that is not monotone may
-    hide a smaller one. The decisions that the next smaller threshold would keep wider are then widened as far as the
-    budgets allow, so that less than one step of any of them is left. Without a budget nothing is removed.
+    hide a smaller one. What is left of the budgets is then spent, first on decisions that the next smaller threshold
+    would keep wider, then step by step on that of the largest error, until no step of any decision fits. Without a
+    budget nothing is removed.
 
     Differences from the paper (Li et al., Pruning filters for efficient ConvNets, ICLR 2017, section 3.2, which reads
     the ratios off the curves by eye):
@@ -83,7 +84,7 @@ class Sensitivity(Agent):
             scored.append(evaluation)
         knots = errors_alone(problem.dense_widths, ((evaluation.widths, evaluation.error) for evaluation in scored))
         curves = [error_curve(decision, found) for decision, found in zip(problem.decisions, knots, strict=True)]
-        best(problem.evaluate_widths(threshold_widths(problem, curves)))
+        best(problem.evaluate_widths(slack_spent(problem, threshold_widths(problem, curves), curves)))
         return best.evaluation
 
     def _probes(self, problem: PruningProblem, max_evaluations: int) -> list[tuple[int, ...]]:
@@ -162,6 +163,34 @@ def threshold_widths(problem: PruningProblem, curves: Sequence[FloatArray]) -> W
     while (wider := _widened(problem, found, most)) != found:
         found = wider
     return found
+
+
+def slack_spent(problem: PruningProblem, widths: Widths, curves: Sequence[FloatArray]) -> Widths:
+    """Feasible widths made wider, each time the decision of the largest error by its next choice, until none fits.
+
+    Args:
+        problem: with the budgets.
+        widths: feasible.
+        curves: as of `threshold_widths`.
+    """
+
+    def error(index: int) -> float:
+        return float(curves[index][problem.decisions[index].choices.index(widths[index])])
+
+    before = None
+    while widths != before:  # where a cost is not monotone, what did not fit may fit later
+        before = widths
+        growing = set(range(len(widths)))
+        while growing:
+            index = max(growing, key=lambda index: (error(index), -index))
+            choices = problem.decisions[index].choices
+            plans = (changed(widths, index, choice) for choice in choices if choice > widths[index])
+            wider = next(filter(problem.feasible, plans), None)
+            if wider is None:
+                growing.remove(index)
+            else:
+                widths = wider
+    return widths
 
 
 def threshold_bracket(problem: PruningProblem, curves: Sequence[FloatArray]) -> tuple[Widths, Widths]:

@@ -372,7 +372,7 @@ class PruningProblem(ABC):
 
         The plan moves on the line from "nothing removed" (0) over itself (1) to "all that may be removed" (2).
         The result is feasible, and of the decisions that the next smaller scalar would widen, none can be
-        widened by itself within the budget: the slack is less than one rounding step.
+        widened by itself within the budget: the slack is less than one rounding step of these.
 
         Args:
             plan: fractions removed in [0, 1), as a vector (decisions,) or as a policy that names the decisions.

@@ -14,6 +14,7 @@ from agents.sensitivity import (
     error_curve,
     errors_alone,
     probe_widths,
+    slack_spent,
     threshold_bracket,
     threshold_widths,
 )
@@ -142,6 +143,28 @@ def test_any_curves_and_costs_end_feasible_with_no_step_left(problem: TableProbl
     for index, (width, low, high) in enumerate(zip(found, within, over, strict=True)):
         assert width == low or low < width <= high
         for wider in range(width + 1, high + 1):
+            assert not problem.feasible((*found[:index], wider, *found[index + 1 :]))
+
+
+def test_what_the_threshold_leaves_goes_to_the_largest_error() -> None:
+    """At the threshold 0.3 two units are left: the third decision, whose error is larger, takes its step first."""
+    problem = TableProblem(costs=[[1, 5], [1, 2, 3], [1, 3, 9]], errors=[[0, 0], [0, 0, 0], [0, 0, 0]], limit=6)
+    curves = [np.array([0.3, 0.0]), np.array([0.2, 0.1, 0.0]), np.array([0.25, 0.1, 0.0])]
+    assert threshold_widths(problem, curves) == (1, 1, 1)
+    assert slack_spent(problem, (1, 1, 1), curves) == (1, 2, 2)
+
+
+@given(problem=table_problems())
+def test_nothing_that_fits_is_left_whatever_the_costs(problem: TableProblem) -> None:
+    if problem.feasible(problem.dense_widths):
+        return
+    curves = curves_of(problem)
+    start = threshold_widths(problem, curves)
+    found = slack_spent(problem, start, curves)
+    assert problem.feasible(found)
+    for index, (decision, width, least) in enumerate(zip(problem.decisions, found, start, strict=True)):
+        assert width >= least
+        for wider in (choice for choice in decision.choices if choice > width):
             assert not problem.feasible((*found[:index], wider, *found[index + 1 :]))
 
 
