@@ -23,6 +23,7 @@ class Agent(BaseModel, ABC):
         needs_error_curves: it asks for `problem.reconstruction_errors()`.
         needs_scores: it asks for `problem.removal_scores()`.
         evaluates_many: it asks for several evaluations at once, by `problem.evaluate_many`; they may run in parallel.
+        needs_budget: it is for a problem with exactly one budget.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -37,6 +38,10 @@ class Agent(BaseModel, ABC):
     @property
     def label(self) -> str:
         return self.name or self.kind
+
+    @property
+    def needs_budget(self) -> bool:
+        return False
 
     def check(self, problem: PruningProblem, max_evaluations: int) -> None:
         """Refuse what cannot work, before anything is spent on it; a job asks before its first trial.
@@ -53,6 +58,10 @@ class Agent(BaseModel, ABC):
             evaluations: all of the search, in order.
         """
         return ()
+
+    def series_budget(self, problem: PruningProblem, evaluation: Evaluation) -> float | None:
+        """Where each network of the series answers a budget of its own, which this one holds: a fraction of dense."""
+        return None
 
     @abstractmethod
     def search(

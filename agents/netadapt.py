@@ -112,7 +112,7 @@ class NetAdapt(Agent):
         return best.evaluation
 
     def series(self, problem: PruningProblem, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
-        """The network that each iteration picked: a front from the dense network to the budget."""
+        """The network that each iteration picked, from the dense network to the budget, and the best within it."""
         current, picked, proposals = evaluations[0], list[Evaluation](), list[Evaluation]()
         for evaluation in evaluations[1:]:
             if proposals and not _same_iteration(current, proposals[-1], evaluation):
@@ -120,7 +120,14 @@ class NetAdapt(Agent):
                 picked.append(current)
                 proposals = []
             proposals.append(evaluation)
-        return (*picked, self._pick(problem, current, proposals)) if proposals else ()
+        if proposals:
+            picked.append(self._pick(problem, current, proposals))
+        within = [evaluation for evaluation in evaluations[1:] if evaluation.feasible]
+        if within and (best := max(within, key=lambda evaluation: evaluation.reward)).widths not in {
+            evaluation.widths for evaluation in picked
+        }:
+            picked.append(best)
+        return tuple(sorted(picked, key=lambda evaluation: -_resource(problem, evaluation.costs)))
 
     def _reduction(self, problem: PruningProblem, iteration: int, resource: float, left: int) -> float:
         """dR, in the unit of `_resource`, for a network of this resource with so many evaluations left."""

@@ -131,9 +131,18 @@ class OffPolicy(CurveAgent):
                 f"that is always wrong, got {self.infeasible_reward}: the agent would learn to violate the budget"
             )
 
+    @property
+    def needs_budget(self) -> bool:
+        return bool(self.budgets)
+
     def series(self, problem: PruningProblem, evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
         """With `budgets` the front: for each the best evaluation that holds it."""
         return front(problem, self.budgets, evaluations) if self.budgets else ()
+
+    def series_budget(self, problem: PruningProblem, evaluation: Evaluation) -> float | None:
+        """Of `budgets` and the problem's own the smallest."""
+        views = budget_views(problem, self.budgets).items() if self.budgets else ()
+        return min((fraction for fraction, view in views if view.violation(evaluation.costs) == 0.0), default=None)
 
 
 class Deterministic(OffPolicy):

@@ -228,7 +228,10 @@ def _prepare(spec: Spec, address: str | None, on_progress: OnJobProgress) -> _Jo
 
 
 def _check_agents(spec: Spec, problem: PruningProblem) -> None:
+    awaits_table = len(problem.budgets) < len(spec.limits)
     for index, agent in enumerate(spec.agents):
+        if awaits_table and agent.needs_budget:
+            continue  # it is checked when the table is there
         try:
             agent.check(problem, spec.evaluations)
         except ValueError as error:

@@ -83,9 +83,9 @@ def _series(results: Results) -> str:
         return ""
     return section(
         "Networks on the way",
-        "Networks that a search kept beside its best policy, numbered from the largest to the smallest and scored on "
-        "the search split. Hollow markers are over the budgets; dotted is the budget. Number N is exported with the "
-        "command below the plot.",
+        "Networks that a search kept beside its best policy, numbered from the largest to the smallest and drawn as "
+        "scored on the search split: those on its way, or the best for each budget of an agent with several. Hollow "
+        "markers are over the budget; dotted is that of the job. Number N is exported with the command below the plot.",
         "".join(_series_of(results, trial) for trial in trials),
     )
 

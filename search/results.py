@@ -72,13 +72,23 @@ class PolicyRecord(Record):
 
 
 class SeriesRecord(Record):
-    """A network that a search passed through and kept, scored on the search split only; infeasible if its budget is."""
+    """A network that a search passed through and kept.
+
+    Attributes:
+        feasible: whether it holds the budgets of the job, or its own.
+        budget: its own, a fraction of the dense cost, where each network of the series answers another one.
+        test_error: of the final network, likewise.
+        test_accuracy: likewise; null if the network does not classify.
+    """
 
     widths: tuple[int, ...]
     costs: dict[str, float]
     search_error: float
     search_accuracy: float | None
     feasible: bool
+    budget: float | None = None
+    test_error: float | None = None
+    test_accuracy: float | None = None
 
 
 class TrialRecord(Record):

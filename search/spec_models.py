@@ -378,6 +378,16 @@ class Spec(Part):
         return self
 
     @model_validator(mode="after")
+    def _agents_have_budget(self) -> Spec:
+        several = next((agent.label for agent in self.agents if agent.needs_budget), None)
+        if several is not None and len(self.limits) != 1:
+            raise ValueError(
+                f"agents: {several} takes `budgets`, fractions of the cost that the job's one budget limits; expected "
+                f"one limit in budget, got {', '.join(self.limits) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _agents_have_scores(self) -> Spec:
         ranking = next((agent.label for agent in self.agents if agent.needs_scores), None)
         if ranking is not None and not self.pruning.of_weights and needs_calibration(self.pruning.criterion):

@@ -71,7 +71,10 @@ def run_trial(
             record = _record(agent, seed, "finished", recorder.records, seconds=recorder.seconds)
             found = {
                 "best": None if best is None else _measure(problem, best),
-                "series": tuple(map(_kept, agent.series(problem, recorder.evaluations))),
+                "series": tuple(
+                    _kept(problem, each, agent.series_budget(problem, each))
+                    for each in agent.series(problem, recorder.evaluations)
+                ),
             }
             record = record.model_copy(update=found)
     except Exception:  # noqa: BLE001 - whatever an agent does wrong is its trial's failure, not the job's
@@ -204,15 +207,19 @@ def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
     )
 
 
-def _kept(evaluation: Evaluation) -> SeriesRecord:
+def _kept(problem: PruningProblem, evaluation: Evaluation, budget: float | None) -> SeriesRecord:
     if evaluation.error is None:
         raise ValueError(f"the agent kept widths {list(evaluation.widths)} in its series, which were never scored")
+    test = None if budget is None else measure_test(problem, evaluation.widths)
     return SeriesRecord(
         widths=evaluation.widths,
         costs=dict(evaluation.costs),
         search_error=evaluation.error,
         search_accuracy=evaluation.accuracy,
-        feasible=evaluation.feasible,
+        feasible=budget is not None or evaluation.feasible,
+        budget=budget,
+        test_error=None if test is None else test.error,
+        test_accuracy=None if test is None else test.accuracy,
     )
 
 

@@ -141,10 +141,15 @@ def test_the_series_leads_from_cut_to_cut_to_the_budget(select: str, seed: int) 
     history = reported(agent, problem, 60, seed)
     series = agent.series(problem, history)
     before = problem.dense_widths
-    for network in series:
+    within = [network for network in series if network.feasible]
+    for network in series[: -len(within)]:
         assert cut_in_one(before, network)
         before = network.widths
-    assert [network.feasible for network in series] == [False] * (len(series) - 1) + [True]
+    assert any(cut_in_one(before, network) for network in within)
+    assert max(network.reward for network in history if network.feasible) in [network.reward for network in within]
+    assert [network.feasible for network in series] == [False] * (len(series) - len(within)) + [True] * len(within)
+    assert len(within) <= 2
+    assert [network.costs["macs"] for network in series] == sorted((n.costs["macs"] for n in series), reverse=True)
     assert len(series) > 5
 
 

@@ -212,6 +212,18 @@ def test_the_front_is_near_the_optimum_under_each_budget(kind: str) -> None:
     assert min(near.values()) >= 4, near
 
 
+def test_each_network_of_the_front_answers_the_smallest_budget_that_it_holds() -> None:
+    problem = ToyProblem(3)
+    settings = agent("ddpg", budgets=FRACTIONS, warmup="heuristic", residual=0.2)
+    dense = problem.dense_costs["macs"]
+    for evaluation in settings.series(problem, reported(settings, problem, 60, 0)):
+        share = evaluation.costs["macs"] / dense
+        assert settings.series_budget(problem, evaluation) == min(each for each in (0.7, 0.5, 0.3) if share <= each)
+    dearest = problem.evaluate_widths(problem.dense_widths, probe=True)
+    assert settings.series_budget(problem, dearest) is None
+    assert agent("ddpg").series_budget(problem, dearest) is None
+
+
 def test_budgets_are_refused_where_they_mean_nothing() -> None:
     settings = agent("ddpg", budgets=FRACTIONS)
     for budget, named in (({"macs": "50%", "size": "70%"}, "macs, size"), ({}, "none")):

@@ -239,10 +239,14 @@ def test_a_job_with_a_table_times_its_winners(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_job_without_a_table_measures_one(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(SPEC)
+    """Agents whose budgets are fractions of a latency are asked whether they can be met when the table is there."""
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("{kind: random}", "{kind: ddpg, budgets: [0.95, 0.85]}"))
     result = amc("run", tmp_path / "spec.yaml", "--out", tmp_path / "job")
     assert result.exit_code == 0, result.output
     assert "measuring latency: 0/12 networks" in result.output
+    (front,) = (trial.series for trial in load_results(tmp_path / "job").trials if trial.kind == "ddpg")
+    assert front
+    assert {network.budget for network in front} <= {0.95, 0.85, 0.85 * 0.99}
     assert "Measured end to end it takes" in result.output
     assert load_table(tmp_path / "job" / "latency.json").conditions.batch == 64
     assert not (tmp_path / "job" / "latency.journal").exists()

@@ -83,6 +83,25 @@ def test_the_table_of_a_network_that_does_not_classify_has_its_errors(
     assert "metrics:boxes of the networks on the way" in series_plot(errors, errors.trials[0], "macs")
 
 
+def test_the_table_of_a_front_names_budgets_and_has_both_splits(toy_results: ToyResults, evaluated: Changed) -> None:
+    results, trial = narrowed(toy_results, 2)
+    series = tuple(
+        network.model_copy(update={"budget": budget, "test_error": 0.125, "test_accuracy": 0.875, "feasible": True})
+        for network, budget in zip(trial.series, (1.0, 0.75), strict=True)
+    )
+    front = evaluated(results, objective="agreement")
+    headings, cells = series_table(front, trial.model_copy(update={"series": series}))
+    assert headings[3:] == [
+        "search agreement (nats)",
+        "test agreement (nats)",
+        "search accuracy",
+        "test accuracy",
+        "budget",
+    ]
+    assert [line[4] for line in cells] == ["0.125", "0.125"]
+    assert [line[-2:] for line in cells] == [["87.50 %", "100.0 %"], ["87.50 %", "75.0 %"]]
+
+
 @pytest.mark.parametrize("width", [360, 960])
 @pytest.mark.parametrize("count", [1, 2, 12, 60])
 def test_the_plot_marks_every_network_and_numbers_those_that_stand_apart(

@@ -198,6 +198,19 @@ def test_one_threshold_needs_scores_that_compare() -> None:
 
 
 @pytest.mark.parametrize(
+    ("budget", "got"), [({}, "none"), ({"macs": "50%", "size": "50%"}, "macs, size"), ({"latency_ms": "50%"}, None)]
+)
+def test_several_budgets_are_fractions_of_one(budget: dict[str, str], got: str | None) -> None:
+    spec = {**DIGITS, "budget": budget, "reward": "error_macs", "agents": [{"kind": "ddpg", "budgets": [0.7, 0.5]}]}
+    if got is None:
+        assert Spec.model_validate(spec).agents[0].needs_budget
+        return
+    message = f"agents: ddpg takes `budgets`, fractions of .*; expected one limit in budget, got {got}"
+    with pytest.raises(ValidationError, match=message):
+        Spec.model_validate(spec)
+
+
+@pytest.mark.parametrize(
     ("evaluation", "message"),
     [
         (

@@ -108,6 +108,25 @@ def test_finished_trial(tmp_path: Path) -> None:
     assert record == read_trial(RandomSearch(), 3, tmp_path)
 
 
+def test_networks_for_budgets_of_their_own_are_tested_too(tmp_path: Path) -> None:
+    """The third budget, 90 % of the MACs, is not the job's: what answers it is within its own."""
+    agents = [{"kind": "ddpg", "budgets": [0.9, 0.3], "warmup": "heuristic"}, {"kind": "netadapt"}]
+    spec = Spec.model_validate({**SPEC.model_dump(mode="json"), "agents": agents, "evaluations": 30})
+    problem = ToyProblem(4)
+    tried = []
+    for agent in spec.agents:
+        (tmp_path / agent.kind).mkdir()
+        tried.append(run_trial(spec, problem, agent, 0, tmp_path / agent.kind, lambda progress: None))
+    front, way = (trial.series for trial in tried)
+    assert [network.budget for network in front] == [0.9, 0.5, 0.3]
+    for network in front:
+        assert network.feasible
+        assert network.test_error == problem.score(network.widths).error
+        assert network.test_accuracy == problem.score(network.widths).accuracy
+    assert {network.feasible for network in way} == {True, False}
+    assert {(network.budget, network.test_error, network.test_accuracy) for network in way} == {(None, None, None)}
+
+
 def test_finished_trial_is_not_run_again(tmp_path: Path) -> None:
     record = run(tmp_path)
     problem = CountingProblem(4)
