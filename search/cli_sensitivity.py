@@ -17,7 +17,9 @@ _STEP = 0.1
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder; of an earlier call: go on.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The folder; of an earlier call: go on.  [runs/<name>-sensitivity]"
+)
 @click.option(
     "--step",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -27,7 +29,7 @@ _STEP = 0.1
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `amc run`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def sensitivity(
-    spec: Path, out: Path, step: float | None, ratios: str | None, overrides: tuple[str, ...], as_json: bool
+    spec: Path, out: Path | None, step: float | None, ratios: str | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
     """Prune each layer alone at several ratios and show what is lost.
 
@@ -45,6 +47,7 @@ def sensitivity(
 
             # this form of the reward needs no budget; the curves are of the error, whatever the reward
             loaded = load_spec(spec, (*overrides, "reward=error_macs"))
+            out = out or Path("runs") / f"{loaded.name}-sensitivity"
             try:
                 record = measure_sensitivity(loaded, asked, out, _calibration, progress_line("measurements", lines=20))
             except KeyboardInterrupt:

@@ -52,23 +52,29 @@ def fine_tuning_caption(results: Results, record: FineTuneRecord) -> str:
 def fine_tuning_verdict(results: Results, record: FineTuneRecord) -> list[str]:
     """Sentences: what the job's dense network has, how the two orders correlate, and what diverged."""
     lines = [f"The dense network has {_figure(results, _dense(results))} on the test split before any fine-tuning."]
+    lines += [said] if (said := order_kept(record)) else []
+    lines += [_stored(results, network) for network in record.winners if network.size_bytes is not None]
+    lines += [f"{network.agent}, seed {network.seed}: {network.error}." for network in record.winners if network.error]
+    if record.dense is not None and record.dense.error is not None:
+        lines.append(f"The dense network: {record.dense.error}.")
+    return lines
+
+
+def order_kept(record: FineTuneRecord) -> str:
+    """How the order of the policies before fine-tuning and that after it correlate; "" of too few."""
     pairs = {
         network.widths: (_quality(network.before), _quality(network.after))
         for network in record.winners
         if network.after is not None
     }
     correlation = math.nan if len(pairs) < _FEWEST else spearman(*zip(*pairs.values(), strict=True))
-    if not math.isnan(correlation):
-        said = "keeps" if correlation > 0.9 else "mostly keeps" if correlation > 0.5 else "does not keep"
-        lines.append(
-            f"Over {len(pairs)} different policies, Spearman's rank correlation of the test figures before and after "
-            f"is {correlation:.2f}: fine-tuning {said} their order."
-        )
-    lines += [_stored(results, network) for network in record.winners if network.size_bytes is not None]
-    lines += [f"{network.agent}, seed {network.seed}: {network.error}." for network in record.winners if network.error]
-    if record.dense is not None and record.dense.error is not None:
-        lines.append(f"The dense network: {record.dense.error}.")
-    return lines
+    if math.isnan(correlation):
+        return ""
+    said = "keeps" if correlation > 0.9 else "mostly keeps" if correlation > 0.5 else "does not keep"
+    return (
+        f"Over {len(pairs)} different policies, Spearman's rank correlation of the test figures before and after "
+        f"fine-tuning is {correlation:.2f}: it {said} their order."
+    )
 
 
 def training_plot(results: Results, record: FineTuneRecord, width: int = 960) -> str:

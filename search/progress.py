@@ -153,7 +153,8 @@ class LiveProgress:
         for trial in self._trials.values():
             done = str(trial.evaluations) if trial.state == "finished" else f"{trial.evaluations}/{self._evaluations}"
             best = "-" if trial.best_reward is None else f"{trial.best_reward:.4f}"
-            table.add_row(trial.trial, trial.state, best, done, _clock(seconds_left(trial, self._evaluations)))
+            state = "testing" if trial.state == "running" and trial.evaluations >= self._evaluations else trial.state
+            table.add_row(trial.trial, state, best, done, _clock(seconds_left(trial, self._evaluations)))
         return table
 
 

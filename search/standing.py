@@ -146,7 +146,8 @@ def _classifies(results: Results) -> bool:
 
 def _number(results: Results, value: float) -> str:
     """Accuracies and their differences in percent without the sign, errors as they are."""
-    return f"{100 * value:.2f}" if _classifies(results) else f"{value:.4g}"
+    text = f"{100 * value:.2f}" if _classifies(results) else f"{value:.4g}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _error(results: Results, value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search.figures import cost_label, error_text, human, objective_label, percent
+from search.finetune_report import order_kept
 from search.latency_report import latency_verdict, reliability_warning
 from search.paired import discordant, mcnemar
 from search.results import DenseRecord, PolicyRecord, Results, TrialRecord
@@ -44,8 +45,10 @@ def said_of(jobs: Sequence[Results]) -> list[str]:
     """What stands below the table of one or several jobs: outcomes, standing, caveats, and what the scores are of."""
     named = [("" if len(jobs) == 1 else f"{job.name}: ", job) for job in told_apart(jobs)]
     outcomes = [f"{name}{verdict(job)}" for name, job in named]
+    orders = [f"{name}{line}" for name, job in named if job.finetune and (line := order_kept(job.finetune))]
     doubts = [f"{name}{line}" for name, job in named for line in caveats(job)]
-    return [line for line in dict.fromkeys([*outcomes, *standing(jobs), *doubts, *map(score_note, jobs)]) if line]
+    said = [*outcomes, *standing(jobs), *orders, *doubts, *map(score_note, jobs)]
+    return [line for line in dict.fromkeys(said) if line]
 
 
 def _outcome(results: Results, trial: TrialRecord, policy: PolicyRecord) -> str:
@@ -128,7 +131,7 @@ def score_note(results: Results) -> str:
     seen = f"fitted on {part} {total} calibration images" if fitted else "no weights of which are fitted"
     final = [] if same else ["fitted on all of them"]
     if blocks:
-        final.append(f"whose blocks are trained on the calibration images, {blocks} epochs each")
+        final.append(f"whose blocks are trained on the calibration images, {blocks} epoch{'s' * (blocks > 1)} each")
     return (
         f"{said}The search figures are what the agents saw, networks {seen}; the test figures are of the final "
         f"network, {' and '.join(final)}."

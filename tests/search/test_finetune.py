@@ -31,6 +31,7 @@ from search.results import FineTunedRecord, FineTuneRecord, Results, SplitScores
 from search.spec import load_spec
 from search.spec_training import Finetune
 from search.tables import compare, display_table
+from search.verdict import said_of
 
 SPEC = """\
 version: 1
@@ -316,17 +317,19 @@ def with_tuned(results: Results, pairs: list[tuple[float, float]]) -> Results:
     [
         (
             [(0.1, 0.7), (0.2, 0.8), (0.3, 0.9)],
-            "rank correlation of the test figures before and after is 1.00: fine-tuning keeps their order.",
+            "rank correlation of the test figures before and after fine-tuning is 1.00: it keeps their order.",
         ),
-        ([(0.1, 0.8), (0.2, 0.7), (0.3, 0.75), (0.4, 0.9)], "is 0.40: fine-tuning does not keep their order."),
-        ([(0.1, 0.8), (0.2, 0.7), (0.3, 0.9), (0.4, 0.95)], "is 0.80: fine-tuning mostly keeps their order."),
+        ([(0.1, 0.8), (0.2, 0.7), (0.3, 0.75), (0.4, 0.9)], "is 0.40: it does not keep their order."),
+        ([(0.1, 0.8), (0.2, 0.7), (0.3, 0.9), (0.4, 0.95)], "is 0.80: it mostly keeps their order."),
     ],
 )
 def test_the_report_says_whether_the_order_stays(
     toy_results: Callable[..., Results], pairs: list[tuple[float, float]], said: str
 ) -> None:
-    page = render_report(with_tuned(toy_results(), pairs)).replace("&nbsp;", " ")
+    tuned = with_tuned(toy_results(), pairs)
+    page = render_report(tuned).replace("&nbsp;", " ")
     assert said in page
+    assert sum(said in line for line in said_of([tuned])) == 1
     assert (
         "SGD for 7 steps on 5 images (test), batch 128, learning rate 0.01, schedule cosine, shifts of up to 4" in page
     )

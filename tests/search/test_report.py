@@ -380,6 +380,7 @@ def test_the_note_says_what_the_scores_of_the_splits_are_of(toy_results: ToyResu
         "Fidelity sequential, objective top1. The search figures are what the agents saw, networks fitted on 250 of "
         f"the 500 calibration images; the test figures are of the final network, fitted on all of them and {trained}"
     )
+    assert score_note(evaluated(results, block_epochs=1)).endswith("images, 1 epoch each.")
     assert score_note(evaluated(results, fidelity="prefix", block_epochs=10)) == (
         "Fidelity prefix, objective top1. The search figures are what the agents saw, networks fitted on all 500 "
         f"calibration images; the test figures are of the final network, {trained}"

@@ -92,6 +92,19 @@ def test_a_table_and_three_files_without_budget_or_search(spec: Path, tmp_path: 
     assert (out / "sensitivity.html").read_text() == sensitivity_page(record)
 
 
+def test_without_a_folder_the_same_command_goes_on_all_the_same(
+    spec: Path, tmp_path: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        outcome = amc(spec)
+        assert outcome.exit_code == 0, outcome.output
+        assert scores.count == 1 + 3 * 9
+    folder = Path("runs") / f"{load_spec(spec, ['reward=error_macs']).name}-sensitivity"
+    assert outcome.stdout.splitlines()[-1] == f"page: {folder / 'sensitivity.html'}"
+    assert (folder / "sensitivity.csv").is_file()
+
+
 def test_one_json_object_instead_of_the_table(spec: Path, tmp_path: Path) -> None:
     outcome = amc(spec, "--out", tmp_path / "curves", "--json", "--step", "0.25")
     record = SensitivityRecord.model_validate_json(outcome.stdout)

@@ -117,6 +117,15 @@ def test_agents_at_the_same_accuracy_are_level(job: Job) -> None:
     assert ", level with ddpg, the runner-up (\u2212" in standing([job(BEST, same)])[0]
 
 
+def test_nothing_is_told_with_a_sign(job: Job) -> None:
+    """Each seed is one ten-millionth ahead of that of the runner-up, and none behind by half a hundredth of a point."""
+    level = trials("ddpg", [(-0.2, 0.9 + 1e-7 * seed) for seed in range(5)])
+    leader = trials("local_search", [(-0.1, 0.9 + 1e-7) for _ in range(5)])
+    (lead, _) = standing([job(leader, level)])
+    assert "\u22120.00" not in lead
+    assert "the runner-up (0.00 to 0.00" in lead
+
+
 def test_no_interval_is_told_where_there_is_none(job: Job) -> None:
     lead = standing([job(BEST[:1], UNIFORM, trials("random", [(-0.3, 0.7)]))])[0]
     assert lead == (
