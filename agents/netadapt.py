@@ -123,9 +123,7 @@ class NetAdapt(Agent):
         if proposals:
             picked.append(self._pick(problem, current, proposals))
         within = [evaluation for evaluation in evaluations[1:] if evaluation.feasible]
-        if within and (best := max(within, key=lambda evaluation: evaluation.reward)).widths not in {
-            evaluation.widths for evaluation in picked
-        }:
+        if within and (best := max(within, key=lambda evaluation: evaluation.reward)) not in picked:
             picked.append(best)
         return tuple(sorted(picked, key=lambda evaluation: -_resource(problem, evaluation.costs)))
 

@@ -32,7 +32,7 @@ def with_series(results: Results) -> list[TrialRecord]:
 def series_table(results: Results, trial: TrialRecord) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: number, costs as shares of dense, errors, accuracies, and the budget it holds."""
     series, objective = trial.series, objective_of(results)
-    tested = [network for network in series if network.test_error is not None]
+    front = any(network.budget is not None for network in series)  # then they are tested too
     columns = {"step": [str(step) for step in range(1, len(series) + 1)]}
     for cost, dense in results.dense.costs.items():
         columns[f"{cost_label(cost)} of dense"] = [percent(network.costs[cost] / dense, 1) for network in series]
@@ -40,15 +40,15 @@ def series_table(results: Results, trial: TrialRecord) -> tuple[list[str], list[
         columns[f"search {objective_label(objective)}"] = [
             error_text(objective, network.search_error) for network in series
         ]
-        if tested:
+        if front:
             columns[f"test {objective_label(objective)}"] = [
                 error_text(objective, network.test_error) for network in series
             ]
     if classifies(results):
         columns["search accuracy"] = [percent(network.search_accuracy) for network in series]
-        if tested:
+        if front:
             columns["test accuracy"] = [percent(network.test_accuracy) for network in series]
-    if any(network.budget is not None for network in series):
+    if front:
         columns["budget"] = [percent(network.budget, 1) for network in series]
     elif results.budgets:
         columns["budget"] = ["within" if network.feasible else "over" for network in series]

@@ -10,14 +10,15 @@ import base64
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
 from agents.base import Agent
-from amc_env.problem import Evaluation, PruningProblem, Score
+from amc_env.problem import Evaluation, PruningProblem, Score, Widths
 from hw.files import write_atomically
 from search.build import measure_test
 from search.journal import Journal, JournalError, read_journal
@@ -69,10 +70,11 @@ def run_trial(
             best = agent.search(problem, max_evaluations=spec.evaluations, seed=seed, on_evaluation=recorder)
             recorder.check_complete()
             record = _record(agent, seed, "finished", recorder.records, seconds=recorder.seconds)
+            test = cache(partial(measure_test, problem))  # the best of a front is in its series too
             found = {
-                "best": None if best is None else _measure(problem, best),
+                "best": None if best is None else _measure(problem, best, test),
                 "series": tuple(
-                    _kept(problem, each, agent.series_budget(problem, each))
+                    _kept(each, agent.series_budget(problem, each), test)
                     for each in agent.series(problem, recorder.evaluations)
                 ),
             }
@@ -189,11 +191,11 @@ def _remember(problem: PruningProblem, records: Sequence[EvaluationRecord]) -> N
             problem.memo[known.widths] = Score(known.error, known.accuracy, known.fraction)
 
 
-def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
+def _measure(problem: PruningProblem, best: Evaluation, measure: Callable[[Widths], Score]) -> PolicyRecord:
     """All that is known of the winner; the only time a trial looks at the test split."""
     if best.error is None:
         raise ValueError("the agent returned an evaluation that violates the budget; expected a feasible one or None")
-    test = measure_test(problem, best.widths)
+    test = measure(best.widths)
     return PolicyRecord(
         ratios=dict(problem.policy(best.ratios)),
         widths=best.widths,
@@ -207,10 +209,10 @@ def _measure(problem: PruningProblem, best: Evaluation) -> PolicyRecord:
     )
 
 
-def _kept(problem: PruningProblem, evaluation: Evaluation, budget: float | None) -> SeriesRecord:
+def _kept(evaluation: Evaluation, budget: float | None, measure: Callable[[Widths], Score]) -> SeriesRecord:
     if evaluation.error is None:
         raise ValueError(f"the agent kept widths {list(evaluation.widths)} in its series, which were never scored")
-    test = None if budget is None else measure_test(problem, evaluation.widths)
+    test = None if budget is None else measure(evaluation.widths)
     return SeriesRecord(
         widths=evaluation.widths,
         costs=dict(evaluation.costs),
